@@ -1,0 +1,222 @@
+"""The recipe: every choice of a run, typed and closed.
+
+A recipe is a value. Sections are frozen pydantic models that refuse unknown keys; `flowgrpo.recipe_loading` fills them
+from a YAML file and the command line and remembers where every value came from. Nothing here imports torch, so that
+`flowgrpo check` answers at once; that the names below are the keys of the dictionaries of functions that they choose
+from is asserted by a test.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+KERNELS = ("flow_sde", "dance_sde", "cps")
+SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2m", "dpmpp_2h", "dpmpp_3")
+PLANS = ("all_steps", "random_window")
+GRIDS = ("diffusers", "explicit", "dance")
+ADVANTAGES = ("grpo", "rwr", "sft", "dpo")
+SELECTIONS = ("all", "random_steps", "best_of_n")
+RATIOS = ("plain", "unscaled")
+SURROGATES = ("clipped",)
+KLS = ("none", "mean_gap", "mean_gap_no_dt")
+WEIGHTS = ("uniform",)
+REDUCTIONS = ("mean", "sample_mean", "step_sum")
+COMBINATIONS = ("normalise_then_weigh", "weigh_then_normalise")
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+def chosen_from(*names: str) -> Any:
+    """A string field that is one of `names` or a user's own function as "package.module:function"."""
+    return Field(json_schema_extra={"names": list(names)})
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Model(Section):
+    """Which model is trained, in what precision, and through which parameters."""
+
+    path: str = "tiny-sd3"
+    """Folder of a diffusers pipeline, a hub name, or the embedded "tiny-sd3"."""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of the frozen weights and of the forward pass; trained parameters are always float32."""
+    adapter: Literal["lora", "full"] = "lora"
+    lora_rank: Positive = 32
+    lora_alpha: Positive = 64
+    lora_targets: tuple[str, ...] | None = None
+    """Module name endings that get an adapter; None takes the family's published list."""
+    gradient_checkpointing: bool = False
+    attention: str = "default"
+    """Attention implementation by name: default, sdpa, xformers, flash, ..."""
+    guidance_scale: NonNegative = 4.5
+    """Classifier-free guidance in rollouts; 1 or less runs without the negative branch."""
+    guidance_in_training: bool = True
+    """Whether the trained forward contains guidance as the rollout does; if not, the rollout is off-policy."""
+    negative_prompt: str = ""
+    max_sequence_length: Positive = 128
+    height: Positive = 512
+    width: Positive = 512
+
+
+class Data(Section):
+    """Which prompts are trained on."""
+
+    prompts: str = "shapes/train"
+    """File (txt, jsonl, csv) or the name of an embedded prompt set."""
+    limit: Positive | None = None
+
+
+class Sampler(Section):
+    """How noise becomes a sample in rollouts."""
+
+    steps: Annotated[int, Field(ge=2)] = 10
+    kernel: Annotated[str, chosen_from(*KERNELS)] = "flow_sde"
+    eta: NonNegative = 0.7
+    density: Literal["gaussian", "unscaled"] = "gaussian"
+    plan: Annotated[str, chosen_from(*PLANS)] = "all_steps"
+    window_width: Positive = 3
+    window_low: Annotated[int, Field(ge=0)] = 0
+    window_high: Positive | None = None
+    """One past the last step that a window may contain; None is half of the steps."""
+    solver: Literal[SOLVERS] = "euler"  # type: ignore[valid-type]
+    grid: Literal[GRIDS] = "diffusers"  # type: ignore[valid-type]
+    shift: float | None = None
+    """Static shift of the grid; None keeps the model's own."""
+    initial_noise: Literal["separate", "shared"] = "separate"
+    """Whether the members of a group start from their own noise or from one."""
+    latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: Positive = 16
+    """Network inputs per forward pass in rollouts."""
+
+
+class Reward(Section):
+    """What is rewarded."""
+
+    names: dict[str, float] = Field(default={"gold": 1.0})
+    """Scorer -> weight, or a list or comma-separated string of scorers of weight 1. Weight 0 only monitors."""
+    options: dict[str, dict[str, Any]] = Field(default={})
+    combine: Literal[COMBINATIONS] = "normalise_then_weigh"  # type: ignore[valid-type]
+    max_invalid_share: Share = 0.1
+    """The run stops when a larger share of an iteration's samples could not be scored."""
+    workers: Positive = 1
+    batch_size: Positive = 32
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_as_weights(cls, values: Any) -> Any:
+        names = values.get("names") if isinstance(values, dict) else None
+        if isinstance(names, str):
+            names = [name.strip() for name in names.split(",") if name.strip()]
+        if isinstance(names, list | tuple):
+            values = {**values, "names": {str(name): 1.0 for name in names}}
+        return values
+
+
+class Objective(Section):
+    """How rewards become a loss."""
+
+    advantage: Annotated[str, chosen_from(*ADVANTAGES)] = "grpo"
+    std: Literal["group", "global", "none"] = "group"
+    ddof: Literal[0, 1] = 0
+    eps: NonNegative = 1e-4
+    adv_clip: Annotated[float, Field(gt=0)] | None = 5.0
+    select: Annotated[str, chosen_from(*SELECTIONS)] = "all"
+    step_share: Share = 0.6
+    """random_steps: share of the trainable steps that each sample trains, rounded down, at least one."""
+    best_of: Annotated[int, Field(ge=2)] = 8
+    """best_of_n: samples kept per group, half of them the best and half the worst."""
+    best_of_scope: Literal["group", "batch"] = "group"
+    ratio: Annotated[str, chosen_from(*RATIOS)] = "plain"
+    surrogate: Annotated[str, chosen_from(*SURROGATES)] = "clipped"
+    clip_low: Annotated[float, Field(gt=0)] = 1e-4
+    clip_high: Annotated[float, Field(gt=0)] = 1e-4
+    kl: Annotated[str, chosen_from(*KLS)] = "none"
+    beta: NonNegative = 0.0
+    weight: Annotated[str, chosen_from(*WEIGHTS)] = "uniform"
+    reduction: Literal[REDUCTIONS] = "mean"  # type: ignore[valid-type]
+
+
+class Train(Section):
+    """Batch geometry, optimiser and when to stop."""
+
+    prompts_per_iteration: Positive = 8
+    group_size: Annotated[int, Field(ge=2)] = 8
+    updates_per_iteration: Positive = 1
+    """Optimizer steps per inner epoch; the samples of an iteration are split over them."""
+    inner_epochs: Positive = 1
+    micro_batch_size: Positive = 16
+    """Network inputs per trained forward pass; gradients accumulate to the whole update."""
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: NonNegative = 1e-4
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    ema_every: Positive = 1
+    iterations: Positive = 1000
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Stop after this much training time (all resumed parts together; evaluation not counted)."""
+    plateau_patience: Positive | None = None
+    """Stop when the smoothed reward has not risen by plateau_delta for this many iterations."""
+    plateau_delta: NonNegative = 0.0
+    off_policy: bool = False
+    """Declares that rollout and training densities differ, so that the start-up check only warns."""
+    shuffle_rewards: bool = False
+    """The control experiment: rewards are permuted across the samples of an iteration."""
+    seed: int = 42
+
+
+class Eval(Section):
+    """What is measured before, during and after training, always by ODE."""
+
+    prompts: dict[str, str] = Field(default={})
+    """Name of the set -> prompt file or embedded set."""
+    scorers: tuple[str, ...] = ("gold",)
+    every: Annotated[int, Field(ge=0)] = 0
+    """Iterations between evaluations during training; 0 evaluates only before and after."""
+    images_per_prompt: Positive = 1
+    steps: Positive = 20
+    guidance_scale: NonNegative = 4.5
+    """Guidance of the trained model; the base model is evaluated at base_guidance_scale."""
+    base_guidance_scale: NonNegative | None = None
+    batch_size: Positive = 32
+    seed: int = 0
+    use_ema: bool = True
+
+
+class Run(Section):
+    """Where the run lives and what it leaves behind."""
+
+    dir: str = "runs/{recipe}-seed{seed}"
+    checkpoint_every: Positive = 10
+    keep: Positive = 2
+    resume: Literal["auto", "never"] = "auto"
+    images: Annotated[int, Field(ge=0)] = 16
+    """Prompts whose pictures are drawn before, during and after training; 0 draws none."""
+    images_every: Annotated[int, Field(ge=0)] = 0
+    trackers: tuple[str, ...] = ()
+    device: str = "auto"
+
+
+class Recipe(Section):
+    """A whole run. `name` is the recipe's own, `paper` the source of its settings."""
+
+    name: str = "unnamed"
+    paper: str | None = None
+    model: Model = Model()
+    data: Data = Data()
+    sampler: Sampler = Sampler()
+    reward: Reward = Reward()
+    objective: Objective = Objective()
+    train: Train = Train()
+    eval: Eval = Eval()
+    run: Run = Run()
