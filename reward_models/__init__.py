@@ -1,0 +1,36 @@
+"""Reward models: how a picture becomes a score.
+
+`load(name)` gives a :class:`~reward_models.scorer.Scorer`: a callable ``scorer(images, prompts, metadata) -> Scores``.
+Names are loaded on first use, so that importing the package costs nothing and works without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reward_models.registry import SCORERS, check_name, load
+    from reward_models.scorer import Scorer
+    from reward_models.scores import ScorerError, Scores
+
+__all__ = ["SCORERS", "Scorer", "ScorerError", "Scores", "check_name", "load"]
+
+_HOMES = {
+    "SCORERS": "registry",
+    "check_name": "registry",
+    "load": "registry",
+    "Scorer": "scorer",
+    "ScorerError": "scores",
+    "Scores": "scores",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reward_models' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"reward_models.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,70 @@
+"""Reward models by name. Needs no torch until one is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reward_models.importing import near
+
+if TYPE_CHECKING:
+    from reward_models.scorer import Scorer
+
+SCORERS: dict[str, str] = {
+    "gold": "reward_models.gold_scorer:gold",
+    "gold_strict": "reward_models.gold_scorer:gold_strict",
+    "clip": "reward_models.clip:clip",
+}
+"""Name -> "module:factory"; a factory takes `device` and its own options as keywords and returns a Scorer."""
+
+
+def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
+    """Load a reward model.
+
+    Args:
+        name: A key of `SCORERS`, or a user's own function as ``package.module:function`` or
+            ``path/to/file.py:function``.
+        device: Where the model runs, as torch names it.
+        **options: The scorer's own options.
+
+    Returns:
+        The scorer.
+
+    Raises:
+        ValueError: The name or an option is unknown; the message lists what is known and the nearest match.
+    """
+    check_name(name)
+    if ":" in name:
+        from reward_models.user import user_scorer
+
+        return user_scorer(name, device=device, **options)
+    module, _, factory_name = SCORERS[name].partition(":")
+    factory = getattr(importlib.import_module(module), factory_name)
+    _check_options(name, factory, options)
+    return factory(device=device, **options)
+
+
+def check_name(name: str) -> None:
+    """Raise where `name` is neither a known scorer nor an import path. Imports nothing.
+
+    Args:
+        name: What a recipe calls the scorer.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the known ones and the nearest match.
+    """
+    if name not in SCORERS and ":" not in name:
+        raise ValueError(
+            f"unknown scorer '{name}'{near(name, list(SCORERS))}; right would be one of {', '.join(SCORERS)}, "
+            "or your own function as package.module:function or path/to/file.py:function"
+        )
+
+
+def _check_options(name: str, factory: Callable[..., Scorer], options: dict[str, Any]) -> None:
+    allowed = [key for key in inspect.signature(factory).parameters if key != "device"]
+    for key in options:
+        if key not in allowed:
+            known = f"its options are {', '.join(allowed)}" if allowed else "it has none"
+            raise ValueError(f"scorer '{name}' has no option '{key}'{near(key, allowed)}; {known}")

@@ -1,0 +1,105 @@
+"""What every reward model declares, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from reward_models.batching import call_in_slices
+from reward_models.scores import ScorerError, Scores, concatenate, failed, take, with_components
+
+Metadata = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a reward model declares about itself, whatever its kind.
+
+    Attributes:
+        name: The name or import path under which it was loaded.
+        version: Changes whenever the scores may change: hash of weights, preprocessing or source.
+        kind: How many samples one judgement takes.
+        media: What it looks at.
+        needs: What else it reads of a sample: "prompt", "metadata".
+        range: Lowest and highest possible score.
+        higher_is_better: Direction of the score.
+        licence: SPDX identifier of the weights and the rules, or "unknown".
+        components: Names of the further numbers that it returns.
+        max_batch: Samples per call of the model; halved for the rest of a batch that runs out of memory.
+        thread_safe: Whether several threads may call it at once.
+        deterministic: Whether equal inputs give equal scores.
+    """
+
+    name: str
+    version: str
+    kind: Literal["pointwise"] = "pointwise"
+    media: Literal["image"] = "image"
+    needs: tuple[str, ...] = ("prompt",)
+    range: tuple[float, float] = (-torch.inf, torch.inf)
+    higher_is_better: bool = True
+    licence: str = "unknown"
+    components: tuple[str, ...] = ()
+    max_batch: int | None = None
+    thread_safe: bool = True
+    deterministic: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer(Card):
+    """A pointwise reward model: a card and a function.
+
+    Attributes:
+        function: (images float32 [n, 3, H, W] in [0, 1], n prompts, n metadata) -> Scores of length n. It may raise:
+            the call then reports its samples as invalid, with the exception's text.
+    """
+
+    function: Callable[[Tensor, list[str], list[Mapping[str, Any]]], Scores]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None) -> Scores:
+        """Score N pictures.
+
+        Args:
+            images: [N, 3, H, W], floating, in [0, 1].
+            prompts: N texts.
+            metadata: N mappings with what else is known of each sample; None is empty ones.
+
+        Returns:
+            Scores of length N. A picture with a value that is not finite is invalid and is not shown to the model.
+
+        Raises:
+            ScorerError: The lengths, the shape or the dtype are wrong, or the model answered in the wrong form.
+        """
+        rows = [{}] * len(prompts) if metadata is None else list(metadata)
+        _check_batch(self.name, images, prompts, rows)
+        clean = torch.isfinite(images).flatten(1).all(1).tolist()
+        kept = [i for i, is_clean in enumerate(clean) if is_clean]
+        left_out = [i for i, is_clean in enumerate(clean) if not is_clean]
+        part = call_in_slices(
+            self.function,
+            images[kept].float().clamp(0, 1),
+            [prompts[i] for i in kept],
+            [rows[i] for i in kept],
+            limit=self.max_batch,
+            label=self.name,
+        )
+        both = concatenate([part, failed(len(left_out), "the picture holds values that are not finite")])
+        position = {row: i for i, row in enumerate([*kept, *left_out])}
+        return with_components(take(both, [position[i] for i in range(len(clean))]), self.components)
+
+
+def _check_batch(name: str, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ScorerError(
+            f"scorer '{name}' got images {tuple(images.shape)} of {images.dtype}; "
+            "right would be floating point [N, 3, H, W] in [0, 1]"
+        )
+    if not len(images) == len(prompts) == len(metadata):
+        raise ScorerError(
+            f"scorer '{name}' got {len(images)} images, {len(prompts)} prompts and {len(metadata)} metadata; "
+            "right would be as many of each"
+        )
