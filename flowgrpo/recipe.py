@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 KERNELS = ("flow_sde", "dance_sde", "cps")
-SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2m", "dpmpp_2h", "dpmpp_3")
+SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2_midpoint", "dpmpp_2_heun", "dpmpp_3")
 PLANS = ("all_steps", "random_window")
 GRIDS = ("diffusers", "explicit", "dance")
 ADVANTAGES = ("grpo", "rwr", "sft", "dpo")
@@ -36,7 +36,7 @@ def chosen_from(*names: str) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -106,7 +106,7 @@ class Reward(Section):
     max_invalid_share: Share = 0.1
     """The run stops when a larger share of an iteration's samples could not be scored."""
     workers: Positive = 1
-    batch_size: Positive = 32
+    """Threads that score while sampling goes on."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
 
     @model_validator(mode="before")
