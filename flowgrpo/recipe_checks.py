@@ -149,10 +149,10 @@ def _idle_keys(recipe: Recipe) -> Iterator[Finding]:
     if model.adapter == "full" and model.lora_targets is not None:
         yield ("model.lora_targets",), "is not used: model.adapter is full"
     if sampler.density == "unscaled" and sampler.kernel != "cps":
-        yield (
-            ("sampler.density",),
-            f"unscaled is the published score of cps; with {sampler.kernel} its steps weigh anew",
-        )
+        yield ("sampler.density",), f"unscaled is the published score of cps, not of {sampler.kernel}"
+    if (sampler.density == "unscaled") != (objective.ratio == "unscaled"):
+        keys = ("objective.ratio", "sampler.density")
+        yield keys, f"{objective.ratio} does not belong to density {sampler.density}; published recipes pair the two"
     if recipe.train.shuffle_rewards:
         yield ("train.shuffle_rewards",), "true: a control experiment, nothing is to be learned"
 

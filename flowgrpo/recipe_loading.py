@@ -245,9 +245,8 @@ def _hint(word: str, here: Any, *, section: str | None) -> str:
 
 
 def _holds_mapping(section: str, name: str) -> bool:
-    return any(
-        getattr(kind, "__origin__", None) is dict for kind in kinds(SECTIONS[section].model_fields[name].annotation)
-    )
+    annotation = SECTIONS[section].model_fields[name].annotation
+    return any(get_origin(kind) is dict for kind in kinds(annotation))
 
 
 def _place(entries: dict[str, Entry], dotted: str, entry: Entry) -> None:
