@@ -1,0 +1,316 @@
+"""Credit: rewards of samples -> advantages of samples, and of the tree edges that lead to them.
+
+Groups are integer arrays [N] of any values in any order. Everything is computed in float64. Invalid samples leave all
+statistics and get advantage 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowgrpo.importing import resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+StdScope = Literal["group", "global", "none"]
+
+
+def group_advantages(
+    rewards: Tensor,
+    valid: Tensor,
+    group: Tensor,
+    *,
+    kind: str | Callable[..., Tensor] = "grpo",
+    std: StdScope = "group",
+    ddof: int = 0,
+    eps: float = 1e-4,
+    clamp: float | None = None,
+) -> Tensor:
+    """Advantages of N samples within their groups.
+
+    Args:
+        rewards: [N]; ignored (NaN included) where not valid.
+        valid: [N] bool, False for samples that could not be scored.
+        group: [N] integers, equal for samples that are compared with each other.
+        kind: key of `ADVANTAGES`, or a function (rewards, valid, group, *, std, ddof, eps) -> [N].
+        std: "group", "global" (over all valid samples) or "none" (deviations are not divided).
+        ddof: 0 for the population, 1 for the sample standard deviation.
+        eps: added to the standard deviation.
+        clamp: bound of the absolute advantage.
+
+    Returns:
+        Tensor: [N] float64, 0 where not valid.
+
+    Raises:
+        ValueError: lengths differ, or a valid reward is not finite.
+        RecipeError: unknown kind.
+    """
+    _check(rewards, valid, group)
+    function = kind if callable(kind) else resolve(kind, ADVANTAGES, "objective.advantage")
+    rewards = rewards.double().masked_fill(~valid, 0.0)
+    values = function(rewards, valid, group, std=std, ddof=ddof, eps=eps)
+    return clamped(values.double().masked_fill(~valid, 0.0), clamp)
+
+
+def clamped(advantages: Tensor, bound: float | None) -> Tensor:
+    """Advantages within [-bound, bound]; None leaves them as they are."""
+    return advantages if bound is None else advantages.clamp(-bound, bound)
+
+
+def grpo(
+    rewards: Tensor, valid: Tensor, group: Tensor, *, std: StdScope = "group", ddof: int = 0, eps: float = 1e-4
+) -> Tensor:
+    """(reward - group mean) / (std + eps).
+
+    Source: GRPO (arXiv 2402.03300); Flow-GRPO uses the global or group population std + 1e-4, DanceGRPO the group's
+    sample std + 1e-8. A group of equal rewards gets exactly 0, whatever eps.
+
+    Args:
+        rewards: [N] float64, 0 where not valid.
+        valid: [N] bool.
+        group: [N] integers.
+        std: what deviations are divided by.
+        ddof: delta degrees of freedom.
+        eps: added to the standard deviation.
+
+    Returns:
+        Tensor: [N] float64.
+    """
+    index, _ = _numbered(group)
+    deviation = _deviation(rewards, valid, index)
+    if std == "none":
+        return deviation
+    if std == "group":
+        spread = _std(deviation, valid, index, ddof)[index]
+    else:
+        everyone = index * 0
+        spread = _std(_deviation(rewards, valid, everyone), valid, everyone, ddof)[everyone]
+    return (deviation / (spread + eps)).masked_fill(deviation == 0, 0.0)
+
+
+def rwr(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
+    """Reward-weighted regression: the rewards themselves.
+
+    Args:
+        rewards: [N].
+        valid: [N] bool.
+        group: [N] integers.
+        **_: ignored.
+
+    Returns:
+        Tensor: [N].
+    """
+    return rewards
+
+
+def sft(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
+    """Supervised fine-tuning on the best: 1 for every sample that reaches its group's maximum, else 0.
+
+    Args:
+        rewards: [N] float64.
+        valid: [N] bool.
+        group: [N] integers.
+        **_: ignored.
+
+    Returns:
+        Tensor: [N] float64.
+    """
+    index, groups = _numbered(group)
+    return (valid & (rewards == _extreme(rewards, valid, index, groups, "amax")[index])).double()
+
+
+def dpo(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
+    """One pair per group: +1 for its first maximum, -1 for its first minimum, else 0.
+
+    In a group of equal rewards the second valid member gets +1 and the first -1, as the Flow-GRPO code does; a group of
+    one valid member has no pair.
+
+    Args:
+        rewards: [N] float64.
+        valid: [N] bool.
+        group: [N] integers.
+        **_: ignored.
+
+    Returns:
+        Tensor: [N] float64.
+    """
+    index, groups = _numbered(group)
+    high = _extreme(rewards, valid, index, groups, "amax")
+    low = _extreme(rewards, valid, index, groups, "amin")
+    worst = _first(valid & (rewards == low[index]), index, groups)
+    after_worst = valid & (rewards == high[index]) & ~worst
+    best = _first(after_worst, index, groups)
+    paired = _sums(best.double(), index, groups)[index]
+    return best.double() - worst.double() * paired
+
+
+ADVANTAGES: dict[str, Callable[..., Tensor]] = {"grpo": grpo, "rwr": rwr, "sft": sft, "dpo": dpo}
+
+
+def normalise_then_weigh(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Sum of weight * advantage of each reward: a reward's scale does not matter (DanceGRPO, arXiv 2505.07818).
+
+    Args:
+        rewards: scorer -> [N], those of non-zero weight.
+        weights: scorer -> weight.
+        advantage: rewards [N] -> advantages [N].
+
+    Returns:
+        Tensor: [N].
+    """
+    return sum(weights[name] * advantage(values) for name, values in rewards.items())  # type: ignore[return-value]
+
+
+def weigh_then_normalise(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Advantage of the weighted sum of raw rewards: the reward of the largest scale leads (Flow-GRPO's code).
+
+    Args:
+        rewards: scorer -> [N], those of non-zero weight.
+        weights: scorer -> weight.
+        advantage: rewards [N] -> advantages [N].
+
+    Returns:
+        Tensor: [N].
+    """
+    return advantage(sum(weights[name] * values.double() for name, values in rewards.items()))  # type: ignore[arg-type]
+
+
+COMBINATIONS: dict[str, Callable[..., Tensor]] = {
+    "normalise_then_weigh": normalise_then_weigh,
+    "weigh_then_normalise": weigh_then_normalise,
+}
+
+
+def combined_advantages(
+    rewards: Mapping[str, Tensor],
+    valid: Tensor,
+    group: Tensor,
+    *,
+    weights: Mapping[str, float],
+    combine: str = "normalise_then_weigh",
+    clamp: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """Advantages of N samples that several scorers have judged.
+
+    Args:
+        rewards: scorer -> [N].
+        valid: [N] bool, True where every scorer of non-zero weight gave a number.
+        group: [N] integers.
+        weights: scorer -> weight; 0 only monitors.
+        combine: key of `COMBINATIONS`.
+        clamp: bound of the absolute value of the combined advantage.
+        **options: kind, std, ddof and eps of `group_advantages`.
+
+    Returns:
+        Tensor: [N] float64, 0 where not valid.
+
+    Raises:
+        ValueError: no scorer has a weight other than 0.
+    """
+    trained = {name: rewards[name] for name, weight in weights.items() if weight != 0}
+    if not trained:
+        raise ValueError(f"no reward has a weight other than 0 among {', '.join(weights) or 'none'}: nothing to train")
+    function = resolve(combine, COMBINATIONS, "reward.combine")
+    return clamped(function(trained, weights, lambda values: group_advantages(values, valid, group, **options)), clamp)
+
+
+def group_statistics(rewards: Tensor, valid: Tensor, group: Tensor) -> dict[str, float]:
+    """How much the groups can teach.
+
+    Args:
+        rewards: [N].
+        valid: [N] bool.
+        group: [N] integers.
+
+    Returns:
+        dict[str, float]: over the groups that have a valid sample: `group_std` (mean of their population stds),
+            `zero_std_groups` (share of them whose rewards are all equal), `groups`, `group_size` (mean).
+    """
+    _check(rewards, valid, group)
+    index, groups = _numbered(group)
+    spread = _std(_deviation(rewards.double().masked_fill(~valid, 0.0), valid, index), valid, index, ddof=0)
+    sizes = _sums(valid.double(), index, groups)
+    spread, sizes = spread[sizes > 0], sizes[sizes > 0]
+    if not len(sizes):
+        return {"group_std": 0.0, "zero_std_groups": 1.0, "groups": 0.0, "group_size": 0.0}
+    return {
+        "group_std": spread.mean().item(),
+        "zero_std_groups": (spread == 0).double().mean().item(),
+        "groups": float(len(sizes)),
+        "group_size": sizes.mean().item(),
+    }
+
+
+def to_edges(values: Tensor, valid: Tensor, leaf_of: Tensor, edge_of: Tensor, *, edges: int) -> tuple[Tensor, Tensor]:
+    """Fuse advantages upwards: an edge gets the mean over the valid samples that descend from it.
+
+    For chains, where one sample descends from each edge, this copies. Source: BranchGRPO (arXiv 2509.06040), uniform
+    fusion.
+
+    Args:
+        values: advantages of samples, [N].
+        valid: [N] bool.
+        leaf_of: sample of each (sample, edge) pair, int64 [P], in any order.
+        edge_of: edge of each pair, int64 [P].
+        edges: number of edges E.
+
+    Returns:
+        tuple[Tensor, Tensor]: advantages [E], 0 where no valid sample descends; and where one does, [E] bool.
+    """
+    heard = valid[leaf_of].to(values.dtype)
+    counts = _sums(heard, edge_of, edges)
+    return _sums(values[leaf_of] * heard, edge_of, edges) / counts.clamp(min=1), counts > 0
+
+
+def _check(rewards: Tensor, valid: Tensor, group: Tensor) -> None:
+    if not rewards.shape == valid.shape == group.shape or rewards.ndim != 1:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (rewards, valid, group))
+        raise ValueError(f"rewards, valid and group must be [N] of one length, got {shapes}")
+    bad = (valid & ~rewards.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"rewards of valid samples must be finite; {bad[:5]} are not: mark them invalid")
+
+
+def _numbered(group: Tensor) -> tuple[Tensor, int]:
+    """Groups renumbered from 0, and how many there are."""
+    names, index = group.unique(return_inverse=True)
+    return index, len(names)
+
+
+def _sums(values: Tensor, index: Tensor, groups: int) -> Tensor:
+    return values.new_zeros(groups).index_add(0, index, values)
+
+
+def _extreme(values: Tensor, mask: Tensor, index: Tensor, groups: int, which: Literal["amax", "amin"]) -> Tensor:
+    """Largest or smallest value of each group among those in the mask."""
+    worst = float("-inf") if which == "amax" else float("inf")
+    return values.new_full((groups,), worst).scatter_reduce(0, index, values.masked_fill(~mask, worst), which)
+
+
+def _first(mask: Tensor, index: Tensor, groups: int) -> Tensor:
+    """The first position of each group that is in the mask, as a mask."""
+    position = mask.new_ones(len(mask)).cumsum(0)
+    return mask & (position == _extreme(position.double(), mask, index, groups, "amin")[index])
+
+
+def _deviation(rewards: Tensor, valid: Tensor, index: Tensor) -> Tensor:
+    """Reward minus group mean, 0 where not valid, and exactly 0 where all rewards of a group are equal."""
+    groups = int(index.max()) + 1 if len(index) else 0
+    # Measured from the group's maximum: the mean of equal numbers need not be that number after rounding.
+    below = (rewards - _extreme(rewards, valid, index, groups, "amax")[index]).masked_fill(~valid, 0.0)
+    counts = _sums(valid.double(), index, groups).clamp(min=1)
+    return (below - (_sums(below, index, groups) / counts)[index]).masked_fill(~valid, 0.0)
+
+
+def _std(deviation: Tensor, valid: Tensor, index: Tensor, ddof: int) -> Tensor:
+    """Standard deviation of each group, 0 where it has no more than ddof members."""
+    groups = int(index.max()) + 1 if len(index) else 0
+    counts = _sums(valid.double(), index, groups)
+    return (_sums(deviation.square(), index, groups) / (counts - ddof).clamp(min=1)).sqrt()

@@ -1,0 +1,248 @@
+"""The objective: from a recipe's names to functions, and from a record to a loss.
+
+Torch-free on import, so that `check` can ask what a recipe needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flowgrpo import recipe
+from flowgrpo.advantages import ADVANTAGES, combined_advantages
+from flowgrpo.errors import RecipeError
+from flowgrpo.importing import resolve
+from flowgrpo.kl import KLS
+from flowgrpo.ratios import PUBLISHED_CLIP_RANGES, RATIOS
+from flowgrpo.records import Record, fields_read
+from flowgrpo.reductions import REDUCTIONS
+from flowgrpo.select import SELECTIONS
+from flowgrpo.surrogates import SURROGATES, Surrogate
+from flowgrpo.weights import WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAR_ABOVE = 100
+"""A clip range that many times the published one is taken for one that belongs to another ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A resolved recipe section: functions and numbers, chosen once.
+
+    Attributes:
+        advantages: (rewards {scorer: [N]}, valid [N], group [N], *, weights, combine) -> [N] float64.
+        select: (advantages, valid, *, group, step, sample, seed, iteration) -> keep; use `select_units`.
+        ratio: record -> log ratio [B, S].
+        surrogate: (log_ratio, advantages, *, low, high) -> `Surrogate`, or the loss alone.
+        kl: record -> [B, S].
+        weight: (record, *, trained_std) -> [B, S].
+        reduction: (keep, leaf_of, edge_of) -> weight of each unit in the loss of the optimizer step.
+        clip_low: lower clip range of the ratio.
+        clip_high: upper clip range of the ratio.
+        beta: factor of the KL.
+    """
+
+    advantages: Callable[..., Tensor]
+    select: Callable[..., Tensor]
+    ratio: Callable[[Record], Tensor]
+    surrogate: Callable[..., Surrogate | Tensor]
+    kl: Callable[[Record], Tensor]
+    weight: Callable[..., Tensor]
+    reduction: Callable[[Tensor, Tensor, Tensor], Tensor]
+    clip_low: float
+    clip_high: float
+    beta: float
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Fields of the record that this objective reads; "ref_gap" among them means a reference forward."""
+        return fields_read(self.ratio) | fields_read(self.kl) | fields_read(self.weight)
+
+
+def resolve_objective(section: recipe.Objective) -> Objective:
+    """Turn names and import paths into functions.
+
+    Args:
+        section: the recipe's objective.
+
+    Returns:
+        Objective: what the training loop calls.
+
+    Raises:
+        RecipeError: an unknown name, or an import path that leads nowhere.
+    """
+    credit = partial(
+        combined_advantages,
+        kind=resolve(section.advantage, ADVANTAGES, "objective.advantage"),
+        std=section.std,
+        ddof=section.ddof,
+        eps=section.eps,
+        clamp=section.adv_clip,
+    )
+    selection = resolve(section.select, SELECTIONS, "objective.select")
+    return Objective(
+        advantages=credit,
+        select=partial(selection, share=section.step_share, best_of=section.best_of, scope=section.best_of_scope),
+        ratio=resolve(section.ratio, RATIOS, "objective.ratio"),
+        surrogate=resolve(section.surrogate, SURROGATES, "objective.surrogate"),
+        kl=resolve(section.kl, KLS, "objective.kl"),
+        weight=resolve(section.weight, WEIGHTS, "objective.weight"),
+        reduction=resolve(section.reduction, REDUCTIONS, "objective.reduction"),
+        clip_low=section.clip_low,
+        clip_high=section.clip_high,
+        beta=section.beta,
+    )
+
+
+def requirements(section: recipe.Objective) -> dict[str, frozenset[str]]:
+    """Fields of the record that each choice of a recipe reads.
+
+    Args:
+        section: the recipe's objective.
+
+    Returns:
+        dict[str, frozenset[str]]: "ratio", "kl" and "weight" -> field names.
+    """
+    tables: dict[str, Mapping[str, Callable[..., Any]]] = {"ratio": RATIOS, "kl": KLS, "weight": WEIGHTS}
+    return {
+        key: fields_read(resolve(getattr(section, key), table, f"objective.{key}")) for key, table in tables.items()
+    }
+
+
+def check_requirements(section: recipe.Objective, available: Iterable[str], likelihood: str) -> None:
+    """Refuse a recipe that reads what its likelihood does not give.
+
+    Args:
+        section: the recipe's objective.
+        available: fields that the likelihood fills in, such as `likelihood_flow.FIELDS`.
+        likelihood: what the likelihood is called in messages.
+
+    Raises:
+        RecipeError: one sentence for each choice that reads a missing field.
+    """
+    problems = [
+        f"objective.{key} = {getattr(section, key)} reads {', '.join(sorted(fields - set(available)))}, which the "
+        f"{likelihood} likelihood does not give (it gives {', '.join(sorted(available))})"
+        for key, fields in requirements(section).items()
+        if fields - set(available)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def select_units(
+    objective: Objective,
+    advantages: Tensor,
+    valid: Tensor,
+    *,
+    group: Tensor,
+    step: Tensor,
+    sample: Tensor,
+    seed: int,
+    iteration: int,
+) -> Tensor:
+    """Which units are trained; a unit without a valid sample never is, whatever a user's own function says.
+
+    Args:
+        objective: the resolved objective.
+        advantages: of units, [B, S] or [E].
+        valid: of units, bool, same shape.
+        group: number of each unit's group, same shape.
+        step: number of each unit's sampling step, same shape.
+        sample: number of each unit's sample in the iteration's global batch, same shape.
+        seed: of the run.
+        iteration: number of the iteration.
+
+    Returns:
+        Tensor: keep, bool, same shape.
+
+    Raises:
+        ValueError: the selection returns another shape.
+    """
+    keep = objective.select(advantages, valid, group=group, step=step, sample=sample, seed=seed, iteration=iteration)
+    if keep.shape != valid.shape:
+        raise ValueError(f"objective.select returned shape {tuple(keep.shape)} for units {tuple(valid.shape)}")
+    return keep.bool() & valid
+
+
+def unit_losses(
+    objective: Objective,
+    record: Record,
+    advantages: Tensor,
+    unit_weight: Tensor,
+    *,
+    trained_std: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of a micro-batch: its share of the loss of the whole optimizer step.
+
+        loss = sum of unit_weight * (weight * surrogate + beta * kl)
+
+    Args:
+        objective: the resolved objective.
+        record: likelihood of the micro-batch's units, [B, S].
+        advantages: of the units, [B, S].
+        unit_weight: [B, S], these units' part of `objective.reduction` over the whole optimizer step.
+        trained_std: transition std of each trained step of the plan, for weights that compare steps.
+
+    Returns:
+        tuple[Tensor, dict[str, Tensor]]: the loss (a scalar; micro-batches add up), and per unit, [B, S], without
+            gradient: `ratio_minus_1`, `clip_low`, `clip_high` (bool), `kl`, `weight`, `loss` (before unit_weight).
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    log_ratio = objective.ratio(record)
+    if not log_ratio.shape == advantages.shape == unit_weight.shape:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (log_ratio, advantages, unit_weight))
+        raise ValueError(f"log ratio, advantages and unit_weight must have one shape [B, S], got {shapes}")
+    result = objective.surrogate(log_ratio, advantages.to(log_ratio), low=objective.clip_low, high=objective.clip_high)
+    surrogate = result if isinstance(result, Surrogate) else _unclipped(result)
+    weight = objective.weight(record, trained_std=trained_std).detach()
+    kl = objective.kl(record)
+    loss = weight * surrogate.loss + (objective.beta * kl if objective.beta else 0.0)
+    metrics = {
+        "ratio_minus_1": log_ratio.expm1(),
+        "clip_low": surrogate.clip_low,
+        "clip_high": surrogate.clip_high,
+        "kl": kl,
+        "weight": weight,
+        "loss": loss,
+    }
+    return (loss * unit_weight.to(loss)).sum(), {name: value.detach() for name, value in metrics.items()}
+
+
+def _unclipped(loss: Tensor) -> Surrogate:
+    never = (loss != loss).logical_and(loss == loss)
+    return Surrogate(loss, never, never)
+
+
+def clip_warnings(section: recipe.Objective, *, on_policy: bool, largest_gap: float | None = None) -> list[str]:
+    """What is suspicious about the clip range, one sentence each; a range only means something beside its ratio.
+
+    Args:
+        section: the recipe's objective.
+        on_policy: every update is the first after its rollout, so that the ratio is exactly 1.
+        largest_gap: the largest |ratio - 1| seen, off-policy, over enough updates to judge.
+
+    Returns:
+        list[str]: warnings, empty where nothing is suspicious.
+    """
+    shown = f"clip range [1 - {section.clip_low:g}, 1 + {section.clip_high:g}] of the ratio {section.ratio!r}"
+    if on_policy:
+        return [f"the {shown} can never clip: each rollout gets one update, before which the ratio is exactly 1"]
+    warnings = []
+    narrow, wide = sorted((section.clip_low, section.clip_high))
+    published = PUBLISHED_CLIP_RANGES.get(section.ratio)
+    if section.clip_low >= 1:
+        warnings.append(f"the {shown} can never clip from below: a ratio is above 0")
+    if published is not None and wide > FAR_ABOVE * published:
+        warnings.append(
+            f"the {shown} is {wide / published:.0f} times what papers use with it ({published:g}): it will hardly clip"
+        )
+    if largest_gap is not None and largest_gap < narrow:
+        warnings.append(f"the {shown} has never clipped: the largest |ratio - 1| seen is {largest_gap:.2e}")
+    return warnings
