@@ -25,6 +25,9 @@ from samplers.solvers import SOLVERS
 Velocity = Callable[[Tensor, float, Tensor], Tensor]
 """velocity(x [n, ...], sigma, rows [n]) -> v [n, ...]; ``rows`` holds the root index of each row."""
 
+Noise = Callable[[tuple[int, ...], Sequence[int]], Tensor]
+"""noise(key, shape) -> standard normal of that shape, a function of the key alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -35,6 +38,7 @@ class _Run:
     kernel: Kernel
     eta: float
     keys: tuple[tuple[int, ...], ...]
+    noise: Noise
     batch_size: int | None
     storage: torch.dtype
 
@@ -84,6 +88,7 @@ def sample_flow(
     kernel: str | Kernel = "flow_sde",
     eta: float = 0.7,
     keys: Sequence[tuple[int, ...]],
+    noise: Noise = keyed_noise,
     batch_size: int | None = None,
     storage_dtype: torch.dtype | None = None,
 ) -> FlowRollout:
@@ -97,6 +102,8 @@ def sample_flow(
         eta: its noise strength.
         keys: one noise key per root. The noise of an edge is a function of its root's key, its path and its step,
             so it does not depend on batch size, order or rank.
+        noise: the source: noise(key, shape) -> standard normal [shape], called with
+            (*root key, length of the path, *path, step).
         batch_size: most rows per call of ``velocity``; None evaluates a level at once.
         storage_dtype: dtype of every latent between steps, hence of the network's input; None keeps that of x.
 
@@ -113,7 +120,7 @@ def sample_flow(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     storage = storage_dtype or x.dtype
-    run = _Run(velocity, plan, resolve_kernel(kernel), eta, tuple(keys), batch_size, storage)
+    run = _Run(velocity, plan, resolve_kernel(kernel), eta, tuple(keys), noise, batch_size, storage)
     count = len(x)
     none = torch.full((count,), -1)
     nodes = _Nodes(x.to(storage), torch.arange(count), ((),) * count, (True,) * count, none)
@@ -212,7 +219,7 @@ def _edge_noise(run: _Run, nodes: _Nodes, family: _Children, drawn: Tensor, step
 
     def keyed(row: int, path: Path) -> Tensor:
         # The path's length keeps a longer root key and a longer path apart.
-        return keyed_noise((*run.keys[int(nodes.root[row])], len(path), *path, step), shape)
+        return run.noise((*run.keys[int(nodes.root[row])], len(path), *path, step), shape)
 
     noise = []
     for child in drawn.tolist():

@@ -31,6 +31,7 @@ SOLVER_COSTS: dict[str, SolverCost] = {
     "dpmpp_2_midpoint": SolverCost(forwards=1, history=1),
     "dpmpp_2_heun": SolverCost(forwards=1, history=1),
     "dpmpp_3": SolverCost(forwards=1, history=2),
+    "dpmpp_3_heun": SolverCost(forwards=1, history=2),
 }
 
 

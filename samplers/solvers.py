@@ -163,4 +163,5 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_2_midpoint": partial(_dpm_step, order=2),
     "dpmpp_2_heun": partial(_dpm_step, order=2, variant="heun"),
     "dpmpp_3": partial(_dpm_step, order=3),
+    "dpmpp_3_heun": partial(_dpm_step, order=3, variant="heun"),  # heun where it falls back to order 2
 }
