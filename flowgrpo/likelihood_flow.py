@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from flowgrpo.records import Record
+from flowgrpo.records import ABSENT, Record
 from samplers.gaussian import REDUCTIONS, Density, Gaussian, Reduction
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FIELDS = frozenset({"log_prob", "std", "dt", "eps_gap", "old_gap", "ref_gap"})
 """What `flow_record` can fill in; `ref_gap` only with a reference mean."""
@@ -66,12 +61,8 @@ def flow_record(
         dt=_per_row(mean.new_tensor(dt) if not isinstance(dt, Tensor) else dt.to(mean), rows, "dt"),
         eps_gap=reduce(eps * gap),
         old_gap=reduce(gap.square()),
-        ref_gap=_gap(mean, ref_mean, reduce),
+        ref_gap=ABSENT if ref_mean is None else reduce((mean - ref_mean.detach().to(mean.dtype)).square()),
     )
-
-
-def _gap(mean: Tensor, ref_mean: Tensor | None, reduce: Callable[[Tensor], Tensor]) -> Tensor | None:
-    return None if ref_mean is None else reduce((mean - ref_mean.detach().to(mean.dtype)).square())
 
 
 def _per_row(value: Tensor, rows: int, what: str) -> Tensor:

@@ -15,7 +15,7 @@ from flowgrpo.advantages import ADVANTAGES, combined_advantages
 from flowgrpo.errors import RecipeError
 from flowgrpo.importing import resolve
 from flowgrpo.kl import KLS
-from flowgrpo.ratios import PUBLISHED_CLIP_RANGES, RATIOS
+from flowgrpo.ratios import RATIOS
 from flowgrpo.records import Record, fields_read
 from flowgrpo.reductions import REDUCTIONS
 from flowgrpo.select import SELECTIONS
@@ -24,10 +24,6 @@ from flowgrpo.weights import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FAR_ABOVE = 100
-"""A clip range that many times the published one is taken for one that belongs to another ratio."""
-
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -220,29 +216,19 @@ def _unclipped(loss: Tensor) -> Surrogate:
     return Surrogate(loss, never, never)
 
 
-def clip_warnings(section: recipe.Objective, *, on_policy: bool, largest_gap: float | None = None) -> list[str]:
-    """What is suspicious about the clip range, one sentence each; a range only means something beside its ratio.
+def clip_warning(section: recipe.Objective, largest_gap: float) -> str | None:
+    """What to say of a clip range that has not acted yet; what is visible beforehand is `recipe_checks.cautions`.
 
     Args:
         section: the recipe's objective.
-        on_policy: every update is the first after its rollout, so that the ratio is exactly 1.
-        largest_gap: the largest |ratio - 1| seen, off-policy, over enough updates to judge.
+        largest_gap: the largest |ratio - 1| of the off-policy updates so far.
 
     Returns:
-        list[str]: warnings, empty where nothing is suspicious.
+        str | None: one sentence with the ratio that the range belongs to, or None where the range was reached.
     """
-    shown = f"clip range [1 - {section.clip_low:g}, 1 + {section.clip_high:g}] of the ratio {section.ratio!r}"
-    if on_policy:
-        return [f"the {shown} can never clip: each rollout gets one update, before which the ratio is exactly 1"]
-    warnings = []
-    narrow, wide = sorted((section.clip_low, section.clip_high))
-    published = PUBLISHED_CLIP_RANGES.get(section.ratio)
-    if section.clip_low >= 1:
-        warnings.append(f"the {shown} can never clip from below: a ratio is above 0")
-    if published is not None and wide > FAR_ABOVE * published:
-        warnings.append(
-            f"the {shown} is {wide / published:.0f} times what papers use with it ({published:g}): it will hardly clip"
-        )
-    if largest_gap is not None and largest_gap < narrow:
-        warnings.append(f"the {shown} has never clipped: the largest |ratio - 1| seen is {largest_gap:.2e}")
-    return warnings
+    if largest_gap >= min(section.clip_low, section.clip_high):
+        return None
+    return (
+        f"the clip range [1 - {section.clip_low:g}, 1 + {section.clip_high:g}] of the ratio {section.ratio!r} has never "
+        f"acted: the largest |ratio - 1| so far is {largest_gap:.2e}"
+    )

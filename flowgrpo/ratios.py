@@ -71,6 +71,3 @@ def guard(record: Record) -> Tensor:
 
 
 RATIOS: dict[str, Callable[[Record], Tensor]] = {"plain": plain, "unscaled": unscaled, "guard": guard}
-
-PUBLISHED_CLIP_RANGES = {"plain": 1e-4, "unscaled": 1e-5, "guard": 4e-6}
-"""Clip range that papers pair with each ratio: the scale on which it moves, far below the 0.2 of language models."""

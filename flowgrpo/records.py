@@ -17,9 +17,9 @@ ABSENT: Any = None  # typed as any tensor: a function only meets records that ha
 class Record:
     """Likelihood of units under the policy that is trained, and its distance to the old and the reference policy.
 
-    All fields are [B, S] and at least float32; one that the likelihood does not give is None. eps = (x_next - mean_old) / std is the noise that the old policy would
-    have needed for the stored sample. "mean" is over the elements of a unit's latent (or their sum, where the
-    likelihood was told so).
+    All fields are [B, S] and at least float32; one that the likelihood does not give is None. eps = (x_next -
+    mean_old) / std is the noise that the old policy would have needed for the stored sample. "mean" is over the
+    elements of a unit's latent (or their sum, where the likelihood was told so).
 
     Attributes:
         log_prob: log-likelihood of what was sampled, with gradient.
