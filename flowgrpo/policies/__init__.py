@@ -1,0 +1,1 @@
+"""Adapters between `flowgrpo.policy.Policy` and the libraries that hold the models."""
