@@ -19,8 +19,8 @@ def plain(record: Record) -> Tensor:
 
         log p_new - log p_old = eps_gap / std - old_gap / (2 std^2)
 
-    The difference of the two log densities without their cancelling terms: those are larger than the ratio's own
-    scale (1e-6 to 1e-3), so that in float32 subtracting them loses most of its digits.
+    The difference of the two log densities without the terms that cancel: those are of order 1, where float32 has
+    steps of 1e-7, and ratios move by 1e-6 to 1e-3.
 
     Source: Flow-GRPO (arXiv 2505.05470), eq. 5, with the mean over latent elements of its published code.
 
