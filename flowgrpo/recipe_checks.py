@@ -27,9 +27,8 @@ def cautions(recipe: Recipe) -> list[Finding]:
 def kept_samples(recipe: Recipe) -> int:
     """Samples of an iteration that are trained on, after selection."""
     train, objective = recipe.train, recipe.objective
-    drawn = train.prompts_per_iteration * train.group_size
     if objective.select != "best_of_n":
-        return drawn
+        return train.prompts_per_iteration * train.group_size
     return objective.best_of * (train.prompts_per_iteration if objective.best_of_scope == "group" else 1)
 
 
@@ -41,12 +40,15 @@ def window_range(recipe: Recipe) -> tuple[int, int]:
 
 
 def _updates(recipe: Recipe) -> Iterator[Finding]:
-    updates, kept = recipe.train.updates_per_iteration, kept_samples(recipe)
-    if kept % updates:
-        divisors = [n for n in range(1, kept + 1) if kept % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - updates))
+    """Updates take whole trees: a sample of its own noise each, or a group that starts from one noise."""
+    updates = recipe.train.updates_per_iteration
+    shared = recipe.sampler.initial_noise == "shared"
+    parts = recipe.train.prompts_per_iteration if shared else kept_samples(recipe)
+    if parts % updates:
+        nearest = min((n for n in range(1, parts + 1) if parts % n == 0), key=lambda n: abs(n - updates))
         keys = ("train.updates_per_iteration", "train.prompts_per_iteration", "train.group_size", "objective.best_of")
-        yield keys, f"{kept} trained samples do not divide into {updates} updates; {nearest} would"
+        what = "groups of shared noise" if shared else "trained samples"
+        yield keys, f"{parts} {what} do not divide into {updates} updates; {nearest} would"
 
 
 def _window(recipe: Recipe) -> Iterator[Finding]:
@@ -123,6 +125,13 @@ def _betas(recipe: Recipe) -> Iterator[Finding]:
         yield ("train.betas",), f"each lies in [0, 1), got {shown}"
 
 
+def _run_dir(recipe: Recipe) -> Iterator[Finding]:
+    try:
+        recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed)
+    except (KeyError, IndexError, ValueError):
+        yield ("run.dir",), f"{recipe.run.dir!r} may hold {{recipe}} and {{seed}} and no other braces"
+
+
 def on_policy_only(recipe: Recipe) -> bool:
     """Whether every update trains on samples of the very weights that it changes."""
     train = recipe.train
@@ -161,9 +170,6 @@ def _small_groups(recipe: Recipe) -> Iterator[Finding]:
     train = recipe.train
     if train.group_size < 4 and recipe.objective.advantage == "grpo":
         yield ("train.group_size",), f"{train.group_size}: the mean and spread of so few samples are mostly noise"
-    if recipe.sampler.initial_noise == "shared" and train.updates_per_iteration > 1:
-        keys = ("sampler.initial_noise", "train.updates_per_iteration")
-        yield keys, "groups that are split over updates cannot share their prefix forwards in training"
 
 
 FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
@@ -176,5 +182,6 @@ FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _scores,
     _size,
     _betas,
+    _run_dir,
 )
 CAUTIONS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (_idle_clip, _idle_keys, _small_groups)

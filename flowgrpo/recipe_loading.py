@@ -24,6 +24,7 @@ from flowgrpo.recipe import Recipe, Section
 from flowgrpo.recipe_checks import faults
 from flowgrpo.recipe_messages import not_in_names, sentence
 from flowgrpo.recipe_values import Item, Plain, ValueSyntaxError, converted, kinds, read_mapping, without_lines
+from flowgrpo.runfolder import write_atomically
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -122,6 +123,20 @@ def recipe_hash(recipe: Recipe) -> str:
         if f"{section}.{key}" not in NOT_IN_HASH
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_recipe(path: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Leave the resolved recipe in a run folder: name, hash, values, and the origin of every value.
+
+    Raises: RunError: the folder cannot be written.
+    """
+    record = {
+        "name": recipe.name,
+        "hash": recipe_hash(recipe),
+        "values": recipe_values(recipe),
+        "origins": dict(origins),
+    }
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
 def _file_sources(name_or_file: str | Path) -> list[Source]:

@@ -1,0 +1,33 @@
+"""Types of command-line arguments: text to value, or a message that argparse shows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def existing_folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"folder {text!r} does not exist")
+    return Path(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`a,b` as ("a", "b")."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError("names no scorer")
+    return found
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """`0,1,2` as numbers, or `0-15` as a range with both ends."""
+    try:
+        return tuple(seed for part in text.split(",") for seed in _range(part))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds such as 0,1,2 or 0-15") from error
+
+
+def _range(text: str) -> range:
+    first, dash, last = text.strip().partition("-")
+    return range(int(first), int(last if dash else first) + 1)

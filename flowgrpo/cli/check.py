@@ -1,0 +1,111 @@
+"""Look at a recipe without running it: values and their origins, batch geometry, memory and time, and what is odd."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from flowgrpo.cli import display
+from flowgrpo.errors import USAGE
+from flowgrpo.estimates import Estimate, estimate
+from flowgrpo.geometry import Geometry, geometry
+from flowgrpo.preflight import Preflight, preflight
+from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_loading import DEFAULT, LoadedRecipe, load_recipe, recipe_hash, recipe_values
+
+HELP = "look at a recipe without running it"
+TAKES_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="shipped name or YAML file")
+    parser.add_argument("--run", action="store_true", help="also run one iteration and the parity checks")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    loaded = load_recipe(options.recipe, overrides)
+    found = preflight(loaded.recipe, loaded.origins)
+    counts = geometry(loaded.recipe, negative_branch=found.model is None or found.model.negative_branch)
+    print("\n\n".join(page(loaded, found, counts)))
+    for problem in found.problems:
+        print(f"flowgrpo: error: {problem}", file=sys.stderr)
+    if found.problems:
+        return USAGE
+    if options.run:
+        from flowgrpo.trainer import check_run
+
+        print("\none iteration, run\n" + "\n".join(f"  {line}" for line in check_run(loaded.recipe)))
+    return 0
+
+
+def page(loaded: LoadedRecipe, found: Preflight, counts: Geometry) -> Iterator[str]:
+    """The sections of what is printed."""
+    recipe = loaded.recipe
+    yield f"recipe {recipe.name}, hash {recipe_hash(recipe)}\n{display.columns(_values(loaded))}"
+    yield f"one iteration\n{display.columns(_counts(recipe, counts))}"
+    if found.prompts:
+        yield f"prompts\n{display.columns(_prompts(recipe, found))}"
+    if found.model is not None:
+        yield _estimate(recipe, estimate(recipe, counts, found.model))
+    if found.warnings:
+        yield "warnings\n" + "\n".join(f"  {warning}" for warning in found.warnings)
+
+
+def _values(loaded: LoadedRecipe) -> list[tuple[str, str, str]]:
+    """Every key with its value and origin, what somebody set first."""
+    rows = []
+    for section, held in recipe_values(loaded.recipe).items():
+        keys = held.items() if isinstance(held, dict) else ()
+        rows += [(f"{section}.{key}", display.value(given), loaded.origins[f"{section}.{key}"]) for key, given in keys]
+    return sorted(rows, key=lambda row: row[2] == DEFAULT)
+
+
+def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
+    steps = ", ".join(map(str, counts.trained_steps))
+    yield "samples", f"{counts.groups} prompts x {counts.group_size} = {counts.samples}, {counts.kept} of them trained"
+    window = " in iteration 1" if recipe.sampler.plan == "random_window" else ""
+    yield "plan", f"{recipe.sampler.steps} steps; stochastic and trained{window}: {steps}"
+    policy = "on-policy: every ratio is exactly 1" if counts.on_policy else "the first on-policy, the others off-policy"
+    yield "updates", f"{counts.updates}, {policy}"
+    size = recipe.train.micro_batch_size
+    yield "micro-batches", f"{counts.micro_batches} per update, {size} network inputs each at most"
+    bound = "" if counts.exact else "at most "
+    yield "sampling forwards", _rows(counts.sampling, counts.sampling_rows)
+    yield "trained forwards", bound + _rows(counts.trained, counts.trained_rows) + ", with backward"
+    yield "old forwards", f"{bound if counts.old else ''}{counts.old}"
+    yield "reference forwards", f"{bound if counts.reference else ''}{counts.reference}"
+    yield "decodes", str(counts.decodes)
+    yield "scores", f"{counts.scored} by {', '.join(recipe.reward.names)}"
+
+
+def _rows(inputs: int, rows: int) -> str:
+    return f"{inputs}" if rows == inputs else f"{inputs} ({rows} rows with guidance)"
+
+
+def _prompts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]]:
+    for use, held in found.prompts.items():
+        text = f"{len(held.prompts)} from {held.name}"
+        if use == "train":
+            text += f"; an epoch is {len(held.prompts) / recipe.train.prompts_per_iteration:.3g} iterations"
+        yield use, text
+
+
+def _estimate(recipe: Recipe, guess: Estimate) -> str:
+    total = sum(guess.seconds.values())
+    rows = [(name, display.duration(seconds)) for name, seconds in guess.seconds.items() if seconds]
+    rows += [("iteration", display.duration(total)), ("run", _length(recipe, total))]
+    rows += [(name, display.size(held)) for name, held in guess.bytes.items() if held]
+    rows.append(("together", f"{display.size(sum(guess.bytes.values()))}, without the scorers' own models"))
+    assumed = f"{guess.flops_per_second / 1e12:.3g} TFLOP/s on the {guess.device}, scoring not counted"
+    trained = f"{guess.trained_parameters:,} trained parameters"
+    return f"estimate, good to a factor of two: {trained}, {assumed}\n{display.columns(rows)}"
+
+
+def _length(recipe: Recipe, seconds: float) -> str:
+    """How long a run takes by the limit that comes first."""
+    train = recipe.train
+    limit = None if train.max_minutes is None else 60 * train.max_minutes
+    if limit is not None and limit < train.iterations * seconds:
+        return f"{display.duration(limit)} by train.max_minutes, about {limit / seconds:.0f} iterations"
+    return f"{display.duration(train.iterations * seconds)} for {train.iterations} iterations"

@@ -1,0 +1,126 @@
+"""Rough memory and time of a run, from sizes alone; every assumption is a constant here and is printed by `check`.
+
+An estimate like this is good to a factor of two: it tells minutes from days and 10 GB from 80.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowgrpo.geometry import Geometry
+from flowgrpo.model_facts import ModelFacts
+from flowgrpo.recipe import Recipe
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CPU_FLOPS_PER_CORE = 20e9
+"""Sustained by small networks in float32 on one core."""
+GPU_FLOPS = {"float32": 30e12, "bfloat16": 150e12, "float16": 150e12}
+"""Sustained by a large accelerator; a third to a half of its peak."""
+BACKWARD = 2.0
+"""A backward pass costs two forwards; recomputing activations costs one more."""
+ACTIVATIONS_PER_TOKEN = 34
+"""Values of a transformer block kept for the backward pass, per token and channel (attention weights not stored)."""
+ADAM_STATE = 16
+"""Bytes per trained parameter: float32 weight, gradient and two moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of one iteration by stage, bytes by use, and the FLOP/s that the seconds assume."""
+
+    seconds: dict[str, float]
+    bytes: dict[str, float]
+    flops_per_second: float
+    device: str
+    trained_parameters: int
+
+
+def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> Estimate:
+    """Time and memory of one iteration of a recipe on this machine.
+
+    Args:
+        recipe: the recipe.
+        counts: its geometry.
+        facts: its model's sizes.
+    """
+    device = device_name(recipe)
+    speed = GPU_FLOPS[recipe.model.dtype] if device == "gpu" else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
+    forward = forward_flops(facts, recipe.model.height, recipe.model.width)
+    backward = BACKWARD + (1 if recipe.model.gradient_checkpointing else 0)
+    work = {
+        "sampling": counts.sampling_rows * forward,
+        "decoding": counts.decodes * decode_flops(facts, recipe.model.height, recipe.model.width),
+        "old and reference": counts.no_grad_rows * forward,
+        "training": counts.trained_rows * forward * (1 + backward),
+    }
+    trained = trained_parameters(recipe, facts)
+    return Estimate(
+        {stage: flops / speed for stage, flops in work.items()},
+        memory(recipe, counts, facts, trained),
+        speed,
+        device,
+        trained,
+    )
+
+
+def device_name(recipe: Recipe) -> str:
+    """ "gpu" or "cpu": what the recipe asks for, and with "auto" what this machine has."""
+    if recipe.run.device != "auto":
+        return "cpu" if recipe.run.device == "cpu" else "gpu"
+    return "gpu" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+def trained_parameters(recipe: Recipe, facts: ModelFacts) -> int:
+    if recipe.model.adapter == "full":
+        return facts.parameters.get("transformer", 0)
+    return facts.adapter_parameters(recipe.model.lora_rank, recipe.model.lora_targets)
+
+
+def forward_flops(facts: ModelFacts, height: int, width: int) -> float:
+    """One network input: two FLOPs per weight and image token, and the attention between all pairs of tokens."""
+    tokens = facts.image_tokens(height, width)
+    attention = 4 * facts.layers * tokens**2 * facts.width
+    return 2.0 * facts.parameters.get("transformer", 0) * tokens + attention
+
+
+def decode_flops(facts: ModelFacts, height: int, width: int) -> float:
+    """One picture through the VAE's decoder: its 3 x 3 convolutions, level by level."""
+    config = facts.configs.get("vae", {})
+    channels = config.get("block_out_channels", [])
+    blocks = config.get("layers_per_block", 1) + 1
+    return sum(
+        blocks * 2 * 2 * 9 * width_of_level**2 * (height >> level) * (width >> level)
+        for level, width_of_level in enumerate(channels)
+    )
+
+
+def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) -> dict[str, float]:
+    """Bytes that are held at the same time while training; text encoders are gone by then."""
+    model = recipe.model
+    size = BYTES[model.dtype]
+    transformer = facts.parameters.get("transformer", 0)
+    doubled = counts.trained_rows / max(1, counts.trained)
+    rows = recipe.train.micro_batch_size * doubled
+    tokens = facts.image_tokens(model.height, model.width)
+    per_block = rows * tokens * facts.width * size
+    # With checkpointing only the input of each block is kept, and one block is recomputed at a time.
+    kept = (
+        facts.layers + ACTIVATIONS_PER_TOKEN if model.gradient_checkpointing else facts.layers * ACTIVATIONS_PER_TOKEN
+    )
+    full = model.adapter == "full"
+    copies = (recipe.train.ema_decay is not None) + (full and counts.reference > 0)
+    latents = counts.samples * (recipe.sampler.steps + 1) * _latent_values(recipe, facts)
+    return {
+        "frozen weights": size * ((0 if full else transformer) + facts.parameters.get("vae", 0)),
+        "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * copies),
+        "activations of one micro-batch": per_block * kept,
+        "stored trajectories": latents * BYTES[recipe.sampler.latent_dtype],
+    }
+
+
+def _latent_values(recipe: Recipe, facts: ModelFacts) -> int:
+    channels = int(facts.configs.get("vae", {}).get("latent_channels", 16))
+    side = facts.vae_factor
+    return channels * (recipe.model.height // side) * (recipe.model.width // side)

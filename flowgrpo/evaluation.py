@@ -1,0 +1,196 @@
+"""Any scorer over a prompt set with fixed per-prompt seeds: mean, 95 % interval, table per category; resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.devices import resolve_device
+from flowgrpo.policy import Policy, load_policy
+from flowgrpo.prompts import Prompt
+from flowgrpo.recipe import Recipe
+from flowgrpo.runfolder import append_jsonl, read_jsonl
+from flowgrpo.sampling import draw_in_batches, prompt_key
+from reward_models import Scorer, load
+
+Z95 = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an evaluation's numbers depend on besides the weights."""
+
+    set: str
+    steps: int
+    guidance_scale: float
+    images_per_prompt: int
+    seed: int
+    weights: str = "base"
+    """Which weights are judged, in words or as a path."""
+
+
+def evaluate_policy(
+    policy: Policy,
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    scorers: Mapping[str, Scorer],
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
+    """Draw and score every prompt, and sum up.
+
+    Args:
+        policy: the model with the weights to be judged.
+        recipe: grid and batch size.
+        prompts: the set.
+        scorers: name -> scorer.
+        settings: steps, guidance, seeds.
+        out: file of one line per picture; pictures that it already holds (of the same settings) are not drawn again.
+        progress: called with (pictures done, pictures).
+
+    Returns:
+        Rows as `summarise` makes them, each with the settings and the seconds this call took.
+    """
+    start = time.perf_counter()
+    samples = _earlier(out, settings, prompts)
+    jobs = [(i, j) for i in range(len(prompts)) for j in range(settings.images_per_prompt) if (i, j) not in samples]
+    drawn = draw_in_batches(
+        policy,
+        recipe,
+        [(prompts[i].text, prompt_key(settings.seed, prompts[i].text, j)) for i, j in jobs],
+        steps=settings.steps,
+        guidance_scale=settings.guidance_scale,
+        progress=progress,
+    )
+    for batch, images in drawn:
+        owners = [jobs[k] for k in batch]
+        rows = _score(scorers, images, [prompts[i] for i, _ in owners])
+        lines = [{"prompt": i, "image": j, "scores": row} for (i, j), row in zip(owners, rows, strict=True)]
+        samples.update({(line["prompt"], line["image"]): line["scores"] for line in lines})
+        if out is not None:
+            append_jsonl(out, lines)
+    seconds = time.perf_counter() - start
+    return [{**asdict(settings), **row, "seconds": seconds} for row in summarise(samples, prompts)]
+
+
+def _earlier(out: Path | None, settings: Settings, prompts: Sequence[Prompt]) -> dict[tuple[int, int], Row]:
+    """Scores that `out` already holds; a file of other settings or prompts is started anew."""
+    if out is None:
+        return {}
+    header = {"settings": asdict(settings), "prompts": [prompt.text for prompt in prompts]}
+    rows = read_jsonl(out)
+    if rows and rows[0] == json.loads(json.dumps(header)):
+        return {(row["prompt"], row["image"]): row["scores"] for row in rows[1:]}
+    out.unlink(missing_ok=True)
+    append_jsonl(out, [header])
+    return {}
+
+
+def _score(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[Prompt]) -> list[Row]:
+    """One dict per picture: "scorer" and "scorer.component" -> number, None where invalid."""
+    columns: dict[str, list[float]] = {}
+    for name, scorer in scorers.items():
+        scores = scorer(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
+        columns[name] = scores.scores.tolist()
+        columns.update({f"{name}.{key}": values.tolist() for key, values in scores.components.items()})
+    return [
+        {name: None if values[i] != values[i] else values[i] for name, values in columns.items()}
+        for i in range(len(prompts))
+    ]
+
+
+def summarise(samples: Mapping[tuple[int, int], Row], prompts: Sequence[Prompt]) -> list[Row]:
+    """One row per scorer (and component): mean, 95 % interval, counts, and the same per category.
+
+    The interval treats a prompt as one observation (the mean of its pictures), since pictures of one prompt are not
+    independent. Pictures that could not be scored are counted in `invalid` and leave the mean.
+    """
+    names = list(dict.fromkeys(name for scores in samples.values() for name in scores))
+    categories = sorted({_category(prompt) for prompt in prompts})
+    rows = []
+    for name in names:
+        per_prompt: dict[int, list[float | None]] = {}
+        for (i, _), scores in sorted(samples.items()):
+            per_prompt.setdefault(i, []).append(scores.get(name))
+        groups = {
+            category: [values for i, values in per_prompt.items() if _category(prompts[i]) == category]
+            for category in categories
+        }
+        by_category = {category: _mean_and_interval(values) for category, values in groups.items()}
+        rows.append({"scorer": name, **_mean_and_interval(list(per_prompt.values())), "by_category": by_category})
+    return rows
+
+
+def _category(prompt: Prompt) -> str:
+    return str(prompt.metadata.get("category", prompt.metadata.get("tag", "all")))
+
+
+def _mean_and_interval(per_prompt: Sequence[Sequence[float | None]]) -> Row:
+    """mean, ci95 (half width), n (pictures), prompts and invalid."""
+    kept = [[value for value in values if value is not None] for values in per_prompt]
+    means = [sum(values) / len(values) for values in kept if values]
+    pictures = sum(len(values) for values in per_prompt)
+    counts = {"n": sum(map(len, kept)), "prompts": len(means), "invalid": pictures - sum(map(len, kept))}
+    if not means:
+        return {"mean": None, "ci95": None, **counts}
+    mean = sum(means) / len(means)
+    variance = sum((value - mean) ** 2 for value in means) / max(1, len(means) - 1)
+    return {"mean": mean, "ci95": Z95 * (variance / len(means)) ** 0.5, **counts}
+
+
+def evaluate(
+    recipe: Recipe,
+    *,
+    prompts: Sequence[Prompt],
+    set_name: str,
+    scorers: Sequence[str],
+    adapter: Path | None = None,
+    seed: int | None = None,
+    images_per_prompt: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    out: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
+    """Judge a model or a trained adapter over a prompt set; what `flowgrpo eval` calls.
+
+    Args:
+        recipe: names the model; its eval section gives what is not said here.
+        prompts: the set.
+        set_name: what the set is called in rows.
+        scorers: names or import paths.
+        adapter: trained weights; None judges the base model.
+        seed: of the initial noises.
+        images_per_prompt: pictures per prompt.
+        steps: ODE steps.
+        guidance_scale: classifier-free guidance.
+        out: file of one line per picture, which an interrupted evaluation continues.
+        progress: called with (done, total).
+
+    Returns:
+        One row per scorer and component.
+    """
+    section = recipe.eval
+    policy = load_policy(recipe.model, device=resolve_device(recipe.run.device), seed=recipe.train.seed)
+    if adapter is not None:
+        policy.load(adapter)
+    settings = Settings(
+        set=set_name,
+        steps=steps or section.steps,
+        guidance_scale=section.guidance_scale if guidance_scale is None else guidance_scale,
+        images_per_prompt=images_per_prompt or section.images_per_prompt,
+        seed=section.seed if seed is None else seed,
+        weights=str(adapter or "base"),
+    )
+    options = recipe.reward.options
+    loaded = {name: load(name, device=str(policy.device), **options.get(name, {})) for name in scorers}
+    return evaluate_policy(policy, recipe, prompts, loaded, settings, out=out, progress=progress)

@@ -1,0 +1,120 @@
+"""What can be known before anything is loaded: do the files, names and folders of a recipe exist?
+
+`flowgrpo check` prints it, and `flowgrpo train` refuses to start without it, before torch is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flowgrpo.errors import AssetError, PromptError, RecipeError
+from flowgrpo.model_facts import ModelFacts, find_model, is_hub_name, read_model
+from flowgrpo.prompts import PromptSet, load_prompts
+from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_checks import cautions
+from reward_models import check_name
+
+OWN_FUNCTIONS = (
+    "sampler.kernel",
+    "sampler.plan",
+    *(f"objective.{key}" for key in ("advantage", "select", "ratio", "surrogate", "kl", "weight")),
+)
+"""Keys that may hold a user's own function as "file.py:function"."""
+
+
+@dataclass(slots=True)
+class Preflight:
+    """What was found: faults with their place, remarks, the prompt sets by use, and the model if it is on this disk."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    prompts: dict[str, PromptSet] = field(default_factory=dict)
+    model: ModelFacts | None = None
+
+
+def preflight(recipe: Recipe, origins: Mapping[str, str]) -> Preflight:
+    """Look at everything that a recipe names; loads no model."""
+    found = Preflight()
+    found.problems += [_placed(origins, key, text) for key, text in _unknown_scorers(recipe)]
+    found.problems += [_placed(origins, key, text) for key, text in _missing_files(recipe)]
+    _look_at_prompts(found, recipe, origins)
+    _look_at_model(found, recipe, origins)
+    found.warnings += [_placed(origins, keys[0], text) for keys, text in cautions(recipe)]
+    return found
+
+
+def require_ready(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    """Raises: RecipeError: with everything that `preflight` found wrong."""
+    problems = preflight(recipe, origins).problems
+    if problems:
+        raise RecipeError(problems)
+
+
+def _placed(origins: Mapping[str, str], key: str, text: str) -> str:
+    return f"{origins.get(key, 'default')}: {key}: {text}"
+
+
+def _unknown_scorers(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    for key, names in (("reward.names", recipe.reward.names), ("eval.scorers", recipe.eval.scorers)):
+        for name in names:
+            try:
+                check_name(name)
+            except ValueError as error:
+                yield key, str(error)
+
+
+def _missing_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    chosen = [
+        (key, getattr(getattr(recipe, section), name)) for key in OWN_FUNCTIONS for section, name in [key.split(".")]
+    ]
+    chosen += [("reward.names", name) for name in recipe.reward.names]
+    chosen += [("eval.scorers", name) for name in recipe.eval.scorers]
+    for key, spec in chosen:
+        source, colon, _ = spec.rpartition(":")
+        if colon and source.endswith(".py") and not Path(source).is_file():
+            yield key, f"file {source!r} does not exist"
+
+
+def _look_at_prompts(found: Preflight, recipe: Recipe, origins: Mapping[str, str]) -> None:
+    sets = [("data.prompts", "train", recipe.data.prompts, recipe.data.limit)]
+    sets += [("eval.prompts", name, path, None) for name, path in recipe.eval.prompts.items()]
+    for key, use, path, limit in sets:
+        try:
+            found.prompts[use] = load_prompts(path, limit=limit)
+        except (PromptError, AssetError) as error:
+            found.problems.append(_placed(origins, key, str(error)))
+        else:
+            found.warnings += found.prompts[use].warnings
+    trained = found.prompts.get("train")
+    wanted = recipe.train.prompts_per_iteration
+    if trained is not None and len(trained.prompts) < wanted:
+        text = f"{wanted} of {len(trained.prompts)} prompts: some come twice in an iteration, as groups of their own"
+        found.warnings.append(_placed(origins, "train.prompts_per_iteration", text))
+
+
+def _look_at_model(found: Preflight, recipe: Recipe, origins: Mapping[str, str]) -> None:
+    folder = find_model(recipe.model.path)
+    if folder is None:
+        if is_hub_name(recipe.model.path):
+            text = f"{recipe.model.path!r} is not on this disk; it will be fetched by its hub name"
+            found.warnings.append(_placed(origins, "model.path", text))
+        else:
+            text = f"{recipe.model.path!r} is no folder, no hub name (owner/name) and no embedded model (tiny-sd3)"
+            found.problems.append(_placed(origins, "model.path", text))
+        return
+    try:
+        found.model = read_model(folder)
+    except ValueError as error:
+        found.problems.append(_placed(origins, "model.path", str(error)))
+        return
+    found.problems += [_placed(origins, key, text) for key, text in _sizes(recipe, found.model)]
+
+
+def _sizes(recipe: Recipe, model: ModelFacts) -> Iterator[tuple[str, str]]:
+    side = model.token_pixels
+    for key in ("height", "width"):
+        size = getattr(recipe.model, key)
+        if size % side:
+            yield f"model.{key}", f"{size} is no multiple of {side} pixels, one image token of this model"

@@ -1,0 +1,119 @@
+"""Scoring beside sampling: a small pool of threads turns pictures into rewards while the next ones are drawn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgrpo.errors import RunError
+from flowgrpo.recipe import Reward
+from reward_models import Scorer, ScorerError, Scores, load
+from reward_models.scores import concatenate
+
+SHOWN_ERRORS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What the scorers said of N samples, in sample order.
+
+    scores: scorer -> [N] float64; valid: [N], True where every scorer of non-zero weight gave a number;
+    components: "scorer.component" -> [N]; errors: sample -> message.
+    """
+
+    scores: dict[str, Tensor]
+    valid: Tensor
+    components: dict[str, Tensor]
+    errors: dict[int, str]
+
+    @property
+    def invalid_share(self) -> float:
+        return 1.0 - self.valid.double().mean().item()
+
+
+@dataclass(slots=True)
+class RewardPool:
+    """Scores batches in the background, in the order in which they were handed in.
+
+    Scorers that do not declare themselves thread-safe are called by one thread at a time.
+    """
+
+    scorers: dict[str, Scorer]
+    section: Reward
+    seconds: float = 0.0
+    """Time spent inside scorers, all threads added."""
+    _executor: ThreadPoolExecutor = field(init=False)
+    _locks: dict[str, threading.Lock] = field(init=False)
+    _pending: list[Future[dict[str, Scores]]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._executor = ThreadPoolExecutor(self.section.workers, thread_name_prefix="reward")
+        self._locks = {name: threading.Lock() for name in self.scorers}
+
+    @classmethod
+    def from_recipe(cls, section: Reward, *, device: str) -> RewardPool:
+        """Load every scorer that the recipe names, those of weight 0 too."""
+        options = section.options
+        return cls({name: load(name, device=device, **options.get(name, {})) for name in section.names}, section)
+
+    def submit(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Queue N pictures [N, 3, H, W]; the tensor must not be changed afterwards."""
+        self._pending.append(self._executor.submit(self._score, images, list(prompts), list(metadata)))
+
+    def collect(self) -> Rewards:
+        """Wait for everything submitted since the last call and return it in that order.
+
+        Raises: RunError: a scorer hung for longer than `timeout_s`, or too large a share of samples is invalid.
+        """
+        pending, self._pending = self._pending, []
+        try:
+            results = [future.result(timeout=self.section.timeout_s) for future in pending]
+        except FutureTimeout as error:
+            raise RunError(
+                f"a reward took longer than reward.timeout_s = {self.section.timeout_s:g} s; the run is saved up to "
+                "the iteration before"
+            ) from error
+        except ScorerError as error:
+            raise RunError(str(error)) from error
+        rewards = self._merge({name: concatenate([result[name] for result in results]) for name in self.scorers})
+        self._refuse_too_many_failures(rewards)
+        return rewards
+
+    def abandon(self) -> None:
+        """Forget what is queued and stop the threads without waiting for a scorer that hangs."""
+        self._pending = []
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _score(self, images: Tensor, prompts: list[str], metadata: list[Mapping[str, Any]]) -> dict[str, Scores]:
+        result = {}
+        for name, scorer in self.scorers.items():
+            start = time.perf_counter()
+            with nullcontext() if scorer.thread_safe else self._locks[name]:
+                result[name] = scorer(images, prompts, metadata)
+            self.seconds += time.perf_counter() - start
+        return result
+
+    def _merge(self, scores: dict[str, Scores]) -> Rewards:
+        trained = [scores[name] for name, weight in self.section.names.items() if weight != 0]
+        valid = torch.stack([part.valid for part in trained]).all(0)
+        errors = {i: f"{name}: {text}" for name, part in scores.items() for i, text in part.errors.items()}
+        components = {f"{name}.{key}": value for name, part in scores.items() for key, value in part.components.items()}
+        return Rewards({name: part.scores for name, part in scores.items()}, valid, components, errors)
+
+    def _refuse_too_many_failures(self, rewards: Rewards) -> None:
+        share, allowed = rewards.invalid_share, self.section.max_invalid_share
+        if share > allowed:
+            shown = [f"sample {i}: {text}" for i, text in sorted(rewards.errors.items())[:SHOWN_ERRORS]]
+            raise RunError(
+                f"{share:.0%} of the samples could not be scored, more than reward.max_invalid_share = {allowed:g}; "
+                f"first failures: {'; '.join(shown)}"
+            )

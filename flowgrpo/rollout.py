@@ -1,0 +1,146 @@
+"""One iteration's samples: prompts in, latents, pictures and rewards out, the scoring done beside the sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgrpo.clock import Clock
+from flowgrpo.errors import RunError
+from flowgrpo.image_stats import image_statistics
+from flowgrpo.planning import roots_per_group
+from flowgrpo.policy import Policy
+from flowgrpo.prompts import Prompt
+from flowgrpo.recipe import Recipe
+from flowgrpo.rewarding import RewardPool, Rewards
+from samplers import sample_flow
+from samplers.plans import Plan
+from samplers.rollout import FlowRollout, merge
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one iteration drew.
+
+    rollout: every trained edge; prompts: one per group; group: prompt of each leaf [N]; rewards: of the N leaves;
+    statistics: guard-rail numbers of the pictures.
+    """
+
+    rollout: FlowRollout
+    prompts: tuple[Prompt, ...]
+    group: Tensor
+    rewards: Rewards
+    statistics: dict[str, float]
+
+
+def noise_keys(recipe: Recipe, iteration: int, groups: Sequence[int]) -> list[tuple[int, ...]]:
+    """One key per root: (run seed, iteration, group, member). It does not depend on batches or ranks."""
+    members = range(roots_per_group(recipe))
+    return [(recipe.train.seed, iteration, group, member) for group in groups for member in members]
+
+
+def collect(
+    policy: Policy,
+    recipe: Recipe,
+    plan: Plan,
+    prompts: Sequence[Prompt],
+    pool: RewardPool,
+    *,
+    iteration: int,
+    clock: Clock,
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> Collected:
+    """Sample every group along `plan`, decode and score.
+
+    Args:
+        policy: the model.
+        recipe: the run's recipe.
+        plan: what each root follows.
+        prompts: one per group.
+        pool: scores pictures while the next groups are drawn.
+        iteration: keys the noise.
+        clock: is told which stage runs.
+        between: called with (groups done, groups) after each batch of groups; may raise to leave early.
+
+    Raises:
+        RunError: a latent is not finite (step and prompt are named), or scoring failed.
+    """
+    step = max(1, recipe.sampler.batch_size // recipe.train.group_size)
+    parts, statistics = [], []
+    for start in range(0, len(prompts), step):
+        groups = range(start, min(start + step, len(prompts)))
+        part = _sample(policy, recipe, plan, prompts, groups, iteration, clock)
+        owner = _owners(part, recipe) + start
+        texts = [prompts[group] for group in owner.tolist()]
+        with clock.stage("decode"):
+            images = policy.decode(part.samples)
+        statistics.append(image_statistics(images, owner))
+        pool.submit(images, [prompt.text for prompt in texts], [prompt.metadata for prompt in texts])
+        parts.append(part)
+        between(groups.stop, len(prompts))
+    rollout = merge(parts)
+    with clock.stage("reward_wait"):
+        rewards = pool.collect()
+    averages = {name: sum(part[name] for part in statistics) / len(statistics) for name in statistics[0]}
+    return Collected(rollout, tuple(prompts), _owners(rollout, recipe), rewards, averages)
+
+
+def _owners(rollout: FlowRollout, recipe: Recipe) -> Tensor:
+    """Group of each leaf [N], counted within the rollout."""
+    return rollout.sample_root // roots_per_group(recipe)
+
+
+def _sample(
+    policy: Policy,
+    recipe: Recipe,
+    plan: Plan,
+    prompts: Sequence[Prompt],
+    groups: range,
+    iteration: int,
+    clock: Clock,
+) -> FlowRollout:
+    sampler, model = recipe.sampler, recipe.model
+    with clock.stage("encode"):
+        conditioning = policy.encode([prompts[group].text for group in groups])
+    keys = noise_keys(recipe, iteration, groups)
+    per_group = roots_per_group(recipe)
+
+    def velocity(x: Tensor, sigma: float, rows: Tensor) -> Tensor:
+        return policy.velocity(x, sigma, conditioning.rows(rows // per_group), guidance_scale=model.guidance_scale)
+
+    with clock.stage("rollout"):
+        rollout = sample_flow(
+            velocity,
+            policy.initial_noise(keys),
+            plan,
+            kernel=sampler.kernel,
+            eta=sampler.eta,
+            keys=keys,
+            batch_size=sampler.batch_size,
+            storage_dtype=getattr(torch, sampler.latent_dtype),
+        )
+    _refuse_non_finite(rollout, [prompts[group].text for group in groups], recipe)
+    return rollout
+
+
+def _refuse_non_finite(rollout: FlowRollout, texts: Sequence[str], recipe: Recipe) -> None:
+    bad = ~torch.isfinite(rollout.next).flatten(1).all(1)
+    if bad.any():
+        edge = int(bad.nonzero()[0])
+        root = int(rollout.input_root[rollout.edge_input[edge]])
+        raise RunError(_non_finite(f"step {int(rollout.edge_step[edge])}", root, texts, recipe))
+    bad = ~torch.isfinite(rollout.samples).flatten(1).all(1)
+    if bad.any():
+        root = int(rollout.sample_root[int(bad.nonzero()[0])])
+        raise RunError(_non_finite("the last steps", root, texts, recipe))
+
+
+def _non_finite(where: str, root: int, texts: Sequence[str], recipe: Recipe) -> str:
+    group, member = divmod(root, roots_per_group(recipe))
+    return (
+        f"the rollout is not finite at {where}, sample {member} of prompt {texts[group]!r}: the weights or the dtype "
+        f"({recipe.model.dtype}) overflow; try model.dtype bfloat16 or float32, or a lower train.lr"
+    )

@@ -1,0 +1,117 @@
+"""The run folder: what a run leaves on disk, and the only module that names its files.
+
+    recipe.json  metrics.jsonl  timing.jsonl  eval.jsonl  events.jsonl  images/  eval/  checkpoints/  adapter/
+
+`metrics.jsonl` holds deterministic values only, so that a killed and resumed run leaves the same file as an
+uninterrupted one; wall times are in `timing.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.errors import RunError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content and never a part.
+
+    Raises: RunError: the disk is full or the folder not writable.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line cut off by a crash is left out, a missing file has no rows."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a JSON-lines file, one write for all of them.
+
+    Raises: RunError: the disk is full or the folder not writable.
+    """
+    text = "".join(json.dumps(row, allow_nan=True) + "\n" for row in rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        return self.path / "timing.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "eval.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+    @property
+    def samples(self) -> Path:
+        """One file of per-image scores for each evaluation, which is how an evaluation resumes."""
+        return self.path / "eval"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.json"
+
+    def event(self, kind: str, message: str) -> None:
+        append_jsonl(self.events, [{"time": datetime.now(UTC).isoformat(), "kind": kind, "message": message}])
+
+    def rewind(self, iteration: int) -> None:
+        """Drop the rows of iterations after `iteration`: they belong to a part of the run that was lost."""
+        for path in (self.metrics, self.timing, self.evaluations):
+            rows = [row for row in read_jsonl(path) if row["iteration"] <= iteration]
+            if path.exists():
+                write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,272 @@
+"""The training loop: the file to read first.
+
+    prompts -> encode -> sample -> decode -> score -> credit -> select -> update, then again
+
+An iteration is a function of the weights, the optimizer and its number alone: every random choice is keyed by (run
+seed, iteration, ...). A run that is killed and resumed therefore equals one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowgrpo import ema
+from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
+from flowgrpo.clock import Clock
+from flowgrpo.devices import refuse_several_processes, resolve_device
+from flowgrpo.errors import CheckpointError
+from flowgrpo.judging import Judge
+from flowgrpo.likelihood_flow import FIELDS
+from flowgrpo.objective import check_requirements, resolve_objective
+from flowgrpo.parity import refuse_gap
+from flowgrpo.planning import plan_for, roots_per_group
+from flowgrpo.policy import Policy, load_policy
+from flowgrpo.progress import Progress
+from flowgrpo.prompts import Prompt, load_prompts, prompts_for
+from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_checks import cautions
+from flowgrpo.recipe_loading import recipe_hash, write_recipe
+from flowgrpo.rewarding import RewardPool
+from flowgrpo.rollout import Collected, collect
+from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
+from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
+from flowgrpo.units import reward_metrics, shuffled, units_of
+from flowgrpo.update import Learner, Work
+from samplers.kernels import resolve_kernel
+from samplers.plans import Plan
+from samplers.rollout import step_distribution
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended: folder, iterations done, why it stopped, and whether a signal did it."""
+
+    folder: Path
+    iterations: int
+    reason: str
+    interrupted: bool
+
+
+class Trainer:
+    """One run of a recipe, from an empty or an interrupted folder to its end.
+
+    Args:
+        recipe: every choice of the run.
+        origins: where each value of the recipe came from, for the record.
+        progress: shows what is going on; silent by default.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, origins: Mapping[str, str] | None = None, progress: Progress | None = None
+    ) -> None:
+        refuse_several_processes()
+        self.recipe = recipe
+        self.origins = dict(origins or {})
+        self.progress = progress or Progress.silent()
+        self.folder = RunFolder(Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed)))
+        self.objective = resolve_objective(recipe.objective)
+        check_requirements(recipe.objective, FIELDS, "flow")
+        self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
+        device = resolve_device(recipe.run.device)
+        self.policy: Policy = load_policy(recipe.model, device=device, seed=recipe.train.seed)
+        self.pool = RewardPool.from_recipe(recipe.reward, device=str(device))
+        self.learner = Learner(self.policy, recipe, self.objective, self._optimizer(), self._average())
+        self.judge = Judge.from_recipe(
+            recipe, self.policy, self.folder, self.progress, self.learner.average, self.prompts
+        )
+        self.sigmas = self.policy.sigmas(recipe.sampler.steps, grid=recipe.sampler.grid, shift=recipe.sampler.shift)
+        self.iteration = 0
+        self.seconds = 0.0
+        self.clock = Clock()
+
+    def run(self) -> RunResult:
+        """Train until a stop criterion or a signal; evaluate before and after; write the report.
+
+        Raises:
+            FlowgrpoError: whatever a user can act on; the last checkpoint stays usable.
+        """
+        self._start()
+        with signals_flagged() as flag:
+            try:
+                reason = self._loop(flag)
+            except Interrupted as signal_:
+                self._checkpoint()
+                return self._stopped(f"{signal_} received; `--run.resume auto` (the default) continues", True)
+            finally:
+                self.pool.abandon()
+        self.policy.save(self.folder.adapter, self.judge.average)
+        self.judge.after(self.iteration)
+        return self._stopped(reason, False)
+
+    def _start(self) -> None:
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        resumed = self._resume() if self.recipe.run.resume == "auto" else False
+        if not resumed:
+            self.folder.rewind(0)
+        write_recipe(self.folder.recipe, self.recipe, self.origins)
+        self.folder.event("resume" if resumed else "start", f"at iteration {self.iteration}")
+        for keys, caution in cautions(self.recipe):
+            self.folder.event("warning", f"{', '.join(keys)}: {caution}")
+        texts = [prompt.text for prompt in (*self.prompts, *self.judge.all_prompts())]
+        self.progress.say(f"encoding {len(set(texts))} prompts")
+        self.policy.encode(list(dict.fromkeys(texts)))
+        self.policy.drop_encoders()
+        if not resumed:
+            self.judge.before()
+
+    def _loop(self, flag: SignalFlag) -> str:
+        rewards = [row["reward/mean"] for row in read_jsonl(self.folder.metrics)]
+        first = self.iteration + 1
+        while True:
+            reason = reason_to_stop(self.recipe.train, iteration=self.iteration, seconds=self.seconds, rewards=rewards)
+            if reason is not None:
+                self._checkpoint()
+                return reason
+            flag.leave_if_set()
+            row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
+            rewards.append(row["reward/mean"])
+            if self.iteration % self.recipe.run.checkpoint_every == 0:
+                self._checkpoint()
+            self.judge.during(self.iteration)
+
+    def iterate(
+        self, number: int, leave_if_asked: Callable[[], None] = lambda: None, *, check_parity: bool = False
+    ) -> dict[str, Any]:
+        """One iteration: sample, score, credit, update, record; its row of metrics.jsonl."""
+        self.clock.take()
+        plan = plan_for(self.recipe, self.sigmas, number)
+        scored = self.pool.seconds
+
+        def between(done: int, total: int) -> None:
+            self.progress.stage(number, "sampling", done, total)
+            leave_if_asked()
+
+        collected = collect(
+            self.policy,
+            self.recipe,
+            plan,
+            self._prompts(number),
+            self.pool,
+            iteration=number,
+            clock=self.clock,
+            between=between,
+        )
+        self.progress.stage(number, "training", 0, 0)
+        row = {"iteration": number, **self._train(collected, plan, number)}
+        if check_parity:
+            refuse_gap(self.recipe, row, self.folder)
+        stages = self.clock.take()
+        self.iteration, self.seconds = number, self.seconds + stages["total"]
+        self._record(row, {**stages, "scoring": self.pool.seconds - scored})
+        return row
+
+    def _train(self, collected: Collected, plan: Plan, number: int) -> dict[str, Any]:
+        train = self.recipe.train
+        rewards = collected.rewards
+        if train.shuffle_rewards:
+            rewards = shuffled(rewards, seed=train.seed, iteration=number)
+        units = units_of(self.objective, self.recipe, collected.rollout, collected.group, rewards, number)
+        roots = torch.arange(int(collected.rollout.input_root.max()) + 1)
+        work = Work(
+            collected.rollout,
+            self.policy.encode([prompt.text for prompt in collected.prompts]),
+            roots // roots_per_group(self.recipe),
+            units,
+            self._trained_std(plan),
+        )
+        learned = self.learner.learn(work, iteration=number, clock=self.clock)
+        samples = len(collected.rollout.sample_root)
+        return {
+            "samples": samples,
+            **reward_metrics(self.recipe, rewards, collected.group),
+            "advantage/abs_mean": units.advantages.abs().mean().item(),
+            "units/kept": int(units.keep.sum()),
+            **{f"image/{name}": value for name, value in collected.statistics.items()},
+            **learned,
+            "decodes": samples,
+            "scored": samples,
+        }
+
+    def _trained_std(self, plan: Plan) -> Tensor:
+        steps = torch.tensor([i for i, step in enumerate(plan.steps) if step.trained])
+        nothing = torch.zeros(len(steps), 1)
+        kernel = resolve_kernel(self.recipe.sampler.kernel)
+        return step_distribution(kernel, nothing, nothing, plan, steps, self.recipe.sampler.eta).std.flatten()
+
+    def _prompts(self, number: int) -> list[Prompt]:
+        train = self.recipe.train
+        chosen = prompts_for(number, seed=train.seed, count=train.prompts_per_iteration, size=len(self.prompts))
+        return [self.prompts[index] for index in chosen]
+
+    def _record(self, row: Mapping[str, Any], stages: Mapping[str, float]) -> None:
+        append_jsonl(self.folder.metrics, [row])
+        times = {f"time/{name}": seconds for name, seconds in stages.items()}
+        append_jsonl(self.folder.timing, [{"iteration": self.iteration, "seconds": self.seconds, **times}])
+        self.progress.iteration(row, seconds=self.seconds, train=self.recipe.train)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        train = self.recipe.train
+        parameters = list(self.policy.trainable().values())
+        return torch.optim.AdamW(
+            parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, eps=train.adam_eps
+        )
+
+    def _average(self) -> ema.Average | None:
+        return None if self.recipe.train.ema_decay is None else ema.start(self.policy.trainable())
+
+    def _checkpoint(self) -> None:
+        names = list(self.policy.trainable())
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "weights": self.policy.state_dict(),
+            "optimizer": optimizer_tensors(self.learner.optimizer.state_dict(), names),
+            "rng": {"torch": torch.get_rng_state()},
+        }
+        if self.learner.average is not None:
+            tensors["ema"] = self.learner.average
+        numbers = {"updates": self.learner.updates, "seconds": self.seconds, "recipe": recipe_hash(self.recipe)}
+        start = time.perf_counter()
+        save_checkpoint(
+            self.folder.checkpoints, Checkpoint(self.iteration, tensors, numbers), keep=self.recipe.run.keep
+        )
+        seconds = time.perf_counter() - start
+        self.folder.event("checkpoint", f"iteration {self.iteration}, written in {seconds:.2f} s")
+
+    def _resume(self) -> bool:
+        """Take over the newest good checkpoint of the folder, if there is one."""
+        saved, complaints = newest_good(self.folder.checkpoints)
+        for complaint in complaints:
+            self.folder.event("warning", f"{complaint}; using the one before")
+            self.progress.say(f"warning: {complaint}; using the one before")
+        if saved is None:
+            return False
+        if saved.numbers["recipe"] != recipe_hash(self.recipe):
+            raise CheckpointError(
+                f"{self.folder.path} holds a run of another recipe; give this one another --run.dir, "
+                "or start anew with --run.resume never"
+            )
+        names = list(self.policy.trainable())
+        self.policy.load_state_dict(saved.tensors["weights"])
+        optimizer = self.learner.optimizer
+        optimizer.load_state_dict(optimizer_state(saved.tensors["optimizer"], names, optimizer.state_dict()))
+        for name, average in (self.learner.average or {}).items():
+            average.copy_(saved.tensors["ema"][name])
+        torch.set_rng_state(saved.tensors["rng"]["torch"])
+        self.learner.updates = saved.numbers["updates"]
+        self.iteration, self.seconds = saved.iteration, saved.numbers["seconds"]
+        self.folder.rewind(self.iteration)
+        self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")
+        return True
+
+    def _stopped(self, reason: str, interrupted: bool) -> RunResult:
+        from flowgrpo.report import write_report
+
+        self.folder.event("stop", reason)
+        write_report(self.folder.path)
+        return RunResult(self.folder.path, self.iteration, reason, interrupted)

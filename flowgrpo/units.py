@@ -1,0 +1,99 @@
+"""Credit and selection of one iteration: from rewards of samples to what each tree edge is trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowgrpo.advantages import group_statistics, to_edges
+from flowgrpo.objective import Objective, select_units
+from flowgrpo.recipe import Recipe
+from flowgrpo.rewarding import Rewards
+from flowgrpo.seeding import permutation
+from samplers.rollout import FlowRollout
+
+SHUFFLE = 1
+"""Keeps the shuffle of rewards apart from the one that deals samples to updates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What training needs of every edge of a rollout.
+
+    advantages: [E] float64; keep: [E] bool; leaf_of, edge_of: pairs [P], which edges lead to which sample.
+    """
+
+    advantages: Tensor
+    keep: Tensor
+    leaf_of: Tensor
+    edge_of: Tensor
+
+
+def leaf_edge_pairs(rollout: FlowRollout) -> tuple[Tensor, Tensor]:
+    """(leaf, edge) for every edge on the way to a leaf, both int64 [P]."""
+    first, last = rollout.edge_leaves.unbind(1)
+    counts = last - first
+    edge_of = torch.arange(len(counts)).repeat_interleave(counts)
+    within = torch.arange(len(edge_of)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return first.repeat_interleave(counts) + within, edge_of
+
+
+def shuffled(rewards: Rewards, *, seed: int, iteration: int) -> Rewards:
+    """The control experiment: every reward goes to another sample, drawn by (seed, iteration)."""
+    order = permutation((seed, iteration, SHUFFLE), len(rewards.valid))
+    scores = {name: values[order] for name, values in rewards.scores.items()}
+    return Rewards(scores, rewards.valid[order], rewards.components, rewards.errors)
+
+
+def units_of(
+    objective: Objective, recipe: Recipe, rollout: FlowRollout, group: Tensor, rewards: Rewards, iteration: int
+) -> Units:
+    """Advantages of samples, fused upwards onto edges, and which edges are trained.
+
+    Args:
+        objective: resolved from the recipe.
+        recipe: the run's recipe.
+        rollout: what was drawn.
+        group: group of each sample [N].
+        rewards: of each sample.
+        iteration: keys random selections.
+    """
+    weights, combine = recipe.reward.names, recipe.reward.combine
+    advantages = objective.advantages(rewards.scores, rewards.valid, group, weights=weights, combine=combine)
+    leaf_of, edge_of = leaf_edge_pairs(rollout)
+    edges = len(rollout.edge_step)
+    edge_advantages, heard = to_edges(advantages, rewards.valid, leaf_of, edge_of, edges=edges)
+    first_leaf = rollout.edge_leaves[:, 0]
+    keep = select_units(
+        objective,
+        edge_advantages,
+        heard,
+        group=group[first_leaf],
+        step=rollout.edge_step,
+        sample=first_leaf,
+        seed=recipe.train.seed,
+        iteration=iteration,
+    )
+    return Units(edge_advantages, keep, leaf_of, edge_of)
+
+
+def reward_metrics(recipe: Recipe, rewards: Rewards, group: Tensor) -> dict[str, float]:
+    """The "reward/..." keys of an iteration: the weighted sum that is trained, and every scorer and component."""
+    valid, weights = rewards.valid, recipe.reward.names
+    total = sum(weights[name] * values for name, values in rewards.scores.items() if weights[name] != 0)
+    assert isinstance(total, Tensor)
+    statistics = group_statistics(total, valid, group)
+    metrics = {
+        "reward/mean": total[valid].mean().item(),
+        "reward/std": total[valid].std(correction=0).item(),
+        "reward/group_std": statistics["group_std"],
+        "reward/zero_std_groups": statistics["zero_std_groups"],
+        "reward/invalid": rewards.invalid_share,
+    }
+    for name, values in {**rewards.scores, **rewards.components}.items():
+        seen = values[torch.isfinite(values)]
+        metrics[f"reward/{name}/mean"] = seen.mean().item()
+        metrics[f"reward/{name}/std"] = seen.std(correction=0).item()
+    return metrics
