@@ -41,7 +41,6 @@ NOT_IN_HASH = frozenset(
         "sampler.batch_size",
         "reward.workers",
         "reward.timeout_s",
-        "reward.batch_size",
         "train.micro_batch_size",
         "train.iterations",
         "train.max_minutes",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import RunError, first_line
-from flowgrpo.evaluation import Row, score_pictures, summarise
+from flowgrpo.evaluation import Row, _score, summarise
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from reward_models import load
@@ -44,9 +44,9 @@ def score_files(
     device = str(resolve_device(recipe.run.device))
     loaded = {name: load(name, device=device, **options.get(name, {})) for name in scorers}
     lines: list[Row] = []
-    for batch in _batches(files, recipe.reward.batch_size):
+    for batch in _batches(files, recipe.eval.batch_size):
         owners = [prompts[i] for i, _ in batch]
-        rows = score_pictures(loaded, torch.stack([image for _, image in batch]), owners)
+        rows = _score(loaded, torch.stack([image for _, image in batch]), owners)
         lines += [
             {"file": files[i].name, "prompt": prompts[i].text, "scores": row}
             for (i, _), row in zip(batch, rows, strict=True)

@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run, so that `--help`, `check`, `report` and `env` are quick.
+"""The command line. Commands import what they need when they run: `--help`, `check`, `report` and `env` stay quick.
 
 Exit codes: 0 done, 1 something failed at run time, 2 the command line, recipe or prompts are wrong, 130 interrupted.
 """
