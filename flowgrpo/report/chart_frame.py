@@ -45,7 +45,7 @@ def bins(iterations: Sequence[int], most: int) -> list[range]:
 
 
 def bin_labels(iterations: Sequence[int], groups: Iterable[range]) -> list[str]:
-    """"iteration 7" or "iterations 7 to 9" for each bin."""
+    """ "iteration 7" or "iterations 7 to 9" for each bin."""
     ends = ((iterations[group[0]], iterations[group[-1]]) for group in groups)
     return [f"iteration {first}" if first == last else f"iterations {first} to {last}" for first, last in ends]
 
@@ -90,7 +90,7 @@ def x_axis(scale: Scale, low: int, high: int, label: str, bottom: float) -> Html
 
 
 def binned_x_axis(iterations: Sequence[int], columns: Scale, count: int, bottom: float) -> Html:
-    """The axis of `count` equally wide columns: the first and the last iteration lie under the outer columns' middles."""
+    """The axis below `count` columns: the first and the last iteration lie under the middles of the outer ones."""
     low, high = iterations[0], iterations[-1]
     if low == high:
         return x_axis(Scale(low - 1, low + 1, columns(0), columns(count)), low, high, "iteration", bottom)

@@ -33,8 +33,16 @@ def _section(name: str, values: Row, origins: Row) -> Html:
     left = [key for key in values if found[key] == DEFAULT]
     brief = ", ".join(f"{key} = {written(values[key])}" for key in chosen) or "all defaults"
     rows = [
-        (tag("th", key, scope="row", class_="set" if key in chosen else None), tag("code", written(values[key])), found[key])
+        (
+            tag("th", key, scope="row", class_="set" if key in chosen else None),
+            tag("code", written(values[key])),
+            found[key],
+        )
         for key in [*chosen, *left]
     ]
-    heading = tag("summary", tag("b", name), " ", tag("span", f"{len(chosen)} of {len(values)} set"), tag("small", brief))
-    return tag("details", heading, table(("key", "value", "origin"), rows, f"{name} section of the recipe", titled=True))
+    heading = tag(
+        "summary", tag("b", name), " ", tag("span", f"{len(chosen)} of {len(values)} set"), tag("small", brief)
+    )
+    return tag(
+        "details", heading, table(("key", "value", "origin"), rows, f"{name} section of the recipe", titled=True)
+    )

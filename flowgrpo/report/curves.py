@@ -75,8 +75,8 @@ def reward_section(run: RunData) -> Html:
     return join(
         [
             note(
-                "Mean over the samples of an iteration; the band is one standard deviation over samples. Prompts differ "
-                "from iteration to iteration, so single iterations are noisy."
+                "Mean over the samples of an iteration; the band is one standard deviation over samples. Prompts "
+                "differ from iteration to iteration, so single iterations are noisy."
             ),
             note("Control run: rewards were permuted across samples before crediting.") if control else None,
             _grid(charts, "No reward was logged."),

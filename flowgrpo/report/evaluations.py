@@ -93,7 +93,7 @@ def gain(base: Estimate | None, latest: Estimate | None) -> Estimate | None:
 
 
 def level_text(value: Estimate | None, *, share: bool) -> str:
-    """"58.9 % ± 4.2" for shares, "21.31 ± 0.05" otherwise."""
+    """ "58.9 % ± 4.2" for shares, "21.31 ± 0.05" otherwise."""
     if value is None:
         return MISSING
     if share:

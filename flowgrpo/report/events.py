@@ -18,7 +18,10 @@ def event_section(run: RunData) -> Html:
     if not run.events:
         return note("No event was recorded.")
     others = [row for row in run.events if row.get("kind") != WARNING]
-    rows = [(_time(row), _kind(row), tag("span", row.get("message", ""), class_="message")) for row in [*warnings(run), *others]]
+    rows = [
+        (_time(row), _kind(row), tag("span", row.get("message", ""), class_="message"))
+        for row in [*warnings(run), *others]
+    ]
     return table(("time", "kind", "message"), rows, "Events; times in UTC")
 
 

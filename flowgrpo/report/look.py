@@ -7,14 +7,16 @@ STYLE = """
   --page: #f7f7f5; --surface: #ffffff; --ink: #16181d; --quiet: #5b616e; --line: #e2e3e6; --axis: #b4b7be;
   --link: #1d5fb8; --up: #116b34; --up-bg: #e2f4e8; --down: #a81e1e; --down-bg: #fce8e6; --flat-bg: #ececee;
   --warn: #8a5200; --warn-bg: #fff3dc; --heat: #1c5cab; --heat-minus: #b3261e;
-  --s1: #2a78d6; --s2: #eb6834; --s3: #1baf7a; --s4: #4a3aa7; --s5: #eda100; --s6: #e87ba4; --s7: #008300; --s8: #8a8f99;
+  --s1: #2a78d6; --s2: #eb6834; --s3: #1baf7a; --s4: #4a3aa7; --s5: #eda100; --s6: #e87ba4; --s7: #008300;
+  --s8: #8a8f99;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #101114; --surface: #191b1f; --ink: #eceef2; --quiet: #a3a9b5; --line: #2c2f36; --axis: #565b66;
     --link: #7fb4ff; --up: #7fdc9f; --up-bg: #15321f; --down: #ff9d95; --down-bg: #3c1917; --flat-bg: #2a2d33;
     --warn: #ffce7a; --warn-bg: #382a10; --heat: #6aabf7; --heat-minus: #ff8a80;
-    --s1: #3987e5; --s2: #d95926; --s3: #199e70; --s4: #9085e9; --s5: #c98500; --s6: #d55181; --s7: #3f9f3f; --s8: #7c828d;
+    --s1: #3987e5; --s2: #d95926; --s3: #199e70; --s4: #9085e9; --s5: #c98500; --s6: #d55181; --s7: #3f9f3f;
+    --s8: #7c828d;
   }
 }
 * { box-sizing: border-box; }
@@ -22,7 +24,8 @@ html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 body {
   margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 78rem; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; overflow-wrap: anywhere;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+  overflow-wrap: anywhere;
 }
 h1 { margin: 0 0 1.25rem; font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.015em; }
 h1 code { margin-left: .6rem; font-size: .8rem; font-weight: 400; color: var(--quiet); letter-spacing: 0; }
@@ -55,18 +58,27 @@ nav a:hover { color: var(--ink); text-decoration: underline; }
 .tile .big { margin: .35rem 0 .3rem; font-size: 1.15rem; }
 .tile .levels { font-variant-numeric: tabular-nums; }
 .tile .quiet { color: var(--quiet); font-size: .8rem; }
-.gain { padding: .05em .5em; border-radius: 5px; background: var(--flat-bg); white-space: nowrap; font-variant-numeric: tabular-nums; }
+.gain {
+  padding: .05em .5em; border-radius: 5px; background: var(--flat-bg); white-space: nowrap;
+  font-variant-numeric: tabular-nums;
+}
 .gain.up { color: var(--up); background: var(--up-bg); font-weight: 600; }
 .gain.down { color: var(--down); background: var(--down-bg); font-weight: 600; }
 .facts { display: flex; flex-wrap: wrap; gap: .6rem 2rem; margin: 1.25rem 0 0; }
 .facts dt { color: var(--quiet); font-size: .78rem; }
 .facts dd { margin: 0; font-variant-numeric: tabular-nums; }
-.callout { margin-top: 1rem; padding: .6rem .9rem; border-left: 3px solid var(--axis); border-radius: 0 6px 6px 0; background: var(--flat-bg); font-size: .88rem; }
+.callout {
+  margin-top: 1rem; padding: .6rem .9rem; border-left: 3px solid var(--axis); border-radius: 0 6px 6px 0;
+  background: var(--flat-bg); font-size: .88rem;
+}
 .callout p { margin: .1rem 0; }
 .callout.warning { border-color: var(--warn); background: var(--warn-bg); }
 .callout.warning b { color: var(--warn); }
 
-.charts { display: grid; gap: .75rem; margin: .75rem 0; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
+.charts {
+  display: grid; gap: .75rem; margin: .75rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
+}
 figure { margin: 0; }
 .chart { display: flex; flex-direction: column; padding: .7rem .8rem .5rem; min-width: 0; }
 .chart > figcaption, figure > figcaption { font-size: .88rem; font-weight: 600; }
@@ -74,14 +86,23 @@ figure { margin: 0; }
 .chart .now { font-weight: 400; color: var(--quiet); white-space: nowrap; font-variant-numeric: tabular-nums; }
 .chart > svg { display: block; width: 100%; height: auto; margin-top: auto; touch-action: pan-y; }
 .chart .note { margin: .2rem 0; font-size: .78rem; }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .2rem 0; padding: 0; list-style: none; color: var(--quiet); font-size: .78rem; }
+.legend {
+  display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .2rem 0; padding: 0; list-style: none;
+  color: var(--quiet); font-size: .78rem;
+}
 .legend li { display: flex; align-items: center; gap: .35rem; }
 .swatch { width: .7rem; height: .7rem; border-radius: 3px; background: currentColor; }
 .swatch.dashed { height: 0; border-radius: 0; background: none; border-top: 2px dashed var(--quiet); }
 .swatch.base { border-radius: 50%; background: var(--quiet); }
 .swatch.latest { border-radius: 50%; background: var(--s1); }
-.ramp { align-self: center; width: 3.5rem; height: .6rem; border-radius: 3px; background: linear-gradient(to right, color-mix(in srgb, var(--heat) 10%, var(--surface)), var(--heat)); }
-.ramp.minus { background: linear-gradient(to left, color-mix(in srgb, var(--heat-minus) 10%, var(--surface)), var(--heat-minus)); }
+.ramp {
+  align-self: center; width: 3.5rem; height: .6rem; border-radius: 3px;
+  background: linear-gradient(to right, color-mix(in srgb, var(--heat) 10%, var(--surface)), var(--heat));
+}
+.ramp.minus {
+ 
+  background: linear-gradient(to left, color-mix(in srgb, var(--heat-minus) 10%, var(--surface)), var(--heat-minus));
+}
 svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; font-variant-numeric: tabular-nums; }
 .grid { stroke: var(--line); }
 .axis { stroke: var(--axis); }
@@ -101,16 +122,26 @@ svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; font-varia
 
 .scroll { max-width: 100%; margin: .6rem 0; overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .86rem; overflow-wrap: normal; }
-caption { position: sticky; left: 0; padding: .5rem .8rem 0; color: var(--quiet); font-size: .78rem; text-align: left; }
-th, td { padding: .38rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle; font-variant-numeric: tabular-nums; white-space: nowrap; }
+caption {
+  position: sticky; left: 0; padding: .5rem .8rem 0; color: var(--quiet); font-size: .78rem; text-align: left;
+}
+th, td {
+  padding: .38rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle;
+  font-variant-numeric: tabular-nums; white-space: nowrap;
+}
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--quiet); font-weight: 500; font-size: .78rem; }
 tbody th { font-weight: 500; }
 td code, .message { display: inline-block; min-width: 14rem; white-space: normal; overflow-wrap: anywhere; }
 .kind { color: var(--quiet); }
-.kind.warning { padding: .05em .5em; border-radius: 5px; background: var(--warn-bg); color: var(--warn); font-weight: 600; }
+.kind.warning {
+  padding: .05em .5em; border-radius: 5px; background: var(--warn-bg); color: var(--warn); font-weight: 600;
+}
 
-.cards { display: grid; gap: .75rem; margin: .75rem 0; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
+.cards {
+  display: grid; gap: .75rem; margin: .75rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr));
+}
 .card { padding: .7rem .8rem; min-width: 0; }
 .prompt { display: flex; justify-content: space-between; gap: .75rem; margin: 0 0 .5rem; font-size: .88rem; }
 .prompt small { color: var(--quiet); white-space: nowrap; }
@@ -120,7 +151,10 @@ td code, .message { display: inline-block; min-width: 14rem; white-space: normal
 .frame img, .hole { display: block; width: 100%; height: auto; border-radius: 5px; background: var(--flat-bg); }
 .hole { display: grid; place-items: center; aspect-ratio: 1; color: var(--quiet); font-size: .75rem; }
 .pixelated { image-rendering: pixelated; }
-.badge { position: absolute; right: 4px; bottom: 4px; padding: 0 .4em; border-radius: 4px; background: rgb(0 0 0 / .72); color: #fff; font-size: .72rem; font-variant-numeric: tabular-nums; }
+.badge {
+  position: absolute; right: 4px; bottom: 4px; padding: 0 .4em; border-radius: 4px; background: rgb(0 0 0 / .72);
+  color: #fff; font-size: .72rem; font-variant-numeric: tabular-nums;
+}
 
 details { margin: .5rem 0; }
 summary { padding: .55rem .8rem; cursor: pointer; }
@@ -131,7 +165,8 @@ details .scroll { margin: 0; border-width: 1px 0 0; border-radius: 0; }
 th.set { font-weight: 700; }
 
 #tip {
-  position: fixed; z-index: 3; max-width: min(20rem, 90vw); padding: .35rem .6rem; border-radius: 6px; white-space: pre-line;
+  position: fixed; z-index: 3; max-width: min(20rem, 90vw); padding: .35rem .6rem; border-radius: 6px;
+  white-space: pre-line;
   background: var(--ink); color: var(--page); font-size: .78rem; line-height: 1.4; pointer-events: none;
   font-variant-numeric: tabular-nums;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Labels of one axis in one notation: as many decimals as the smallest gap needs, or scientific throughout."""
     largest = max((abs(tick) for tick in ticks), default=0.0)
-    gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(ticks)]
     gap = min(gaps, default=largest) or 1.0
     decimals = max(0, -math.floor(math.log10(gap) + 1e-9))
     if largest >= 1e5 or decimals > 4:

@@ -120,7 +120,9 @@ def _rows(path: Path, notes: list[str], consequence: str) -> tuple[Row, ...]:
         notes.append(f"{_shown(path)} cannot be read ({type(error).__name__}): {consequence}.")
         return ()
     if lines > len(rows):
-        notes.append(f"{_shown(path)}: line {len(rows) + 1} is cut off or damaged; {lines - len(rows)} of {lines} left out.")
+        notes.append(
+            f"{_shown(path)}: line {len(rows) + 1} is cut off or damaged; {lines - len(rows)} of {lines} left out."
+        )
     elif not rows:
         notes.append(f"{_shown(path)} is empty: {consequence}.")
     return tuple(row for row in rows if isinstance(row, Mapping))

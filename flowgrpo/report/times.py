@@ -81,7 +81,12 @@ def _stage_table(timing: Sequence[Row], stages: Sequence[str]) -> Html:
     columns = {name: present(usable(row.get(f"time/{name}")) for row in timing) for name in stages}
     whole = sum(sum(values) for values in columns.values()) or 1.0
     rows = [
-        (_title(name), percent(sum(values) / whole), duration(sum(values)), duration(median(values) if values else None))
+        (
+            _title(name),
+            percent(sum(values) / whole),
+            duration(sum(values)),
+            duration(median(values) if values else None),
+        )
         for name, values in columns.items()
     ]
     scoring = sum(present(usable(row.get("time/scoring")) for row in timing))
