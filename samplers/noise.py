@@ -19,12 +19,17 @@ def keyed_noise(key: tuple[int, ...], shape: Sequence[int]) -> Tensor:
     Returns:
         Tensor: float32 on the CPU, of the given shape; move it to the device afterwards.
     """
-    digest = hashlib.blake2b(repr(tuple(int(part) for part in key)).encode(), digest_size=16).digest()
-    seed, turn = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    seed, turn = seed_and_turn(key)
     noise = torch.randn(tuple(shape), dtype=torch.float32, generator=torch.Generator().manual_seed(seed))
     # torch's CPU generator uses 32 bits of a seed, so among 100,000 draws two would often be equal. Turning the
     # elements by further bits of the key keeps such a pair uncorrelated.
     return noise.roll(turn % max(noise.numel(), 1))
+
+
+def seed_and_turn(key: tuple[int, ...]) -> tuple[int, int]:
+    """Two independent 64-bit numbers from a hash of the key, stable across processes, platforms and versions."""
+    digest = hashlib.blake2b(repr(tuple(int(part) for part in key)).encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def split_noise(shared: Tensor, own: Tensor, strength: float) -> Tensor:

@@ -32,6 +32,7 @@ SOLVER_COSTS: dict[str, SolverCost] = {
     "dpmpp_2_heun": SolverCost(forwards=1, history=1),
     "dpmpp_3": SolverCost(forwards=1, history=2),
     "dpmpp_3_heun": SolverCost(forwards=1, history=2),
+    "dpmpp_3_corrected": SolverCost(forwards=1, history=2),
 }
 
 

@@ -18,6 +18,8 @@ from samplers.plans import unknown_name
 Evaluate = Callable[[Tensor, float], Tensor]
 History = Sequence[tuple[float, Tensor]]
 
+VARIANTS = ("midpoint", "heun", "corrected")
+
 
 def euler(x: Tensor, v: Tensor, sigma: float, sigma_next: float, **_: Any) -> Tensor:
     """First order: x + v dt."""
@@ -61,6 +63,10 @@ def dpm_solver_pp(
     where D1 and D2 are divided differences of x0 over lambda / h. The limits sigma = 1 (lambda = -inf, its
     differences vanish) and sigma_next = 0 (x' = x0) are exact.
 
+    The third-order step is the published one, whose D2 is half of the second derivative that the expansion asks for:
+    it converges with order 2 (measured), at half the error of order 2. The variant ``"corrected"`` doubles D2 and
+    converges with order 3.
+
     Source: DPM-Solver++ (arXiv 2211.01095), multistep algorithms; checked against the solver of MixGRPO.
 
     Args:
@@ -68,7 +74,7 @@ def dpm_solver_pp(
         history: (sigma, x0) pairs, the current one first, then earlier steps; x0 = x - sigma v.
         sigma_next: next noise level.
         order: 1, 2 or 3; lowered to the number of pairs given.
-        variant: ``"midpoint"`` or ``"heun"``, for order 2.
+        variant: ``"midpoint"`` or ``"heun"`` for order 2; ``"corrected"`` (midpoint at order 2) for order 3.
 
     Returns:
         Tensor: latent at sigma_next.
@@ -78,8 +84,8 @@ def dpm_solver_pp(
     """
     if order not in (1, 2, 3) or not history:
         raise ValueError(f"DPM-Solver++ has orders 1, 2, 3 and needs the current (sigma, x0); got order {order}")
-    if variant not in ("midpoint", "heun"):
-        raise ValueError(unknown_name("variant of DPM-Solver++", variant, ("midpoint", "heun")))
+    if variant not in VARIANTS:
+        raise ValueError(unknown_name("variant of DPM-Solver++", variant, VARIANTS))
     sigma, x0 = history[0]
     if sigma_next == 0:
         return x0
@@ -92,9 +98,10 @@ def dpm_solver_pp(
     slope = (1 - sigma_next) - share / h
     if order == 3:
         d1, d2 = _differences(history, h)
-        return first + slope * d1 - (slope / h - 0.5 * (1 - sigma_next)) * d2
+        curvature = (2 if variant == "corrected" else 1) * d2
+        return first + slope * d1 - (slope / h - 0.5 * (1 - sigma_next)) * curvature
     d1 = _first_difference(history[0], history[1], h)
-    return first + (0.5 * share if variant == "midpoint" else slope) * d1
+    return first + (slope if variant == "heun" else 0.5 * share) * d1
 
 
 def log_snr(sigma: float) -> float:
@@ -164,4 +171,5 @@ SOLVERS: dict[str, Solver] = {
     "dpmpp_2_heun": partial(_dpm_step, order=2, variant="heun"),
     "dpmpp_3": partial(_dpm_step, order=3),
     "dpmpp_3_heun": partial(_dpm_step, order=3, variant="heun"),  # heun where it falls back to order 2
+    "dpmpp_3_corrected": partial(_dpm_step, order=3, variant="corrected"),
 }
