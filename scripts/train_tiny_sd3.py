@@ -1,0 +1,238 @@
+"""Train tiny-sd3, the embedded text-to-image pipeline: pictures, VAE, latents, transformer with text encoders.
+
+Run `python -m scripts.train_tiny_sd3 --help` from the repository root. Every stage keeps its result under `--work` and
+is skipped when it is there, so an interrupted run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from scripts.tiny_sd3_data import load_pictures, make_captions
+from scripts.tiny_sd3_models import (
+    encode_text,
+    make_pipeline,
+    make_text_encoder,
+    make_tokenizer,
+    make_transformer,
+    make_vae,
+)
+
+VAE_BATCH = 16
+VAE_PHASES = ((2600, 2e-3, 1e-5), (1200, 1.5e-3, 1e-7))
+"""(updates, peak rate, KL weight): a strong KL shapes smooth latents, a weak one then restores the colours."""
+BATCH = 48
+RATE = 1e-3
+EMA_DECAY = 0.999
+EMPTY_SHARE = 0.1
+LONG_SHARE = 0.04
+LONG_ZEROS = 256
+LONG_BATCH = 16
+SHIFT = 3.0
+
+
+def main() -> None:
+    """Run the stages that are missing."""
+    args = _arguments()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    scenes, pictures = load_pictures(args.work, args.pictures, args.seed)
+    vae = train_vae(args, pictures)
+    if args.stage == "vae":
+        return
+    latents = encode_latents(args, vae, pictures)
+    captions = make_captions(scenes, args.seed, args.corrupted, args.typical)
+    train_transformer(args, vae, latents, captions)
+
+
+def train_vae(args: argparse.Namespace, pictures: np.ndarray) -> AutoencoderKL:
+    """Train the VAE by L1 + MSE + KL in phases, then set its latent shift and scale from statistics."""
+    vae = make_vae()
+    for phase in range(len(VAE_PHASES)):
+        folder = args.work / f"vae-{phase}"
+        if (folder / "config.json").exists():
+            vae = AutoencoderKL.from_pretrained(folder)
+        else:
+            _vae_phase(vae.train(), pictures, phase, args.seed)
+            _set_statistics(vae, pictures)
+            vae.save_pretrained(folder)
+    return vae.eval()
+
+
+def _vae_phase(vae: AutoencoderKL, pictures: np.ndarray, phase: int, seed: int) -> None:
+    steps, rate, kl_weight = VAE_PHASES[phase]
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=0.0)
+    rng = np.random.default_rng([seed, 3, phase])
+
+    def step(i: int) -> float:
+        images = _to_tensor(pictures[rng.integers(len(pictures), size=VAE_BATCH)])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(images).latent_dist
+            restored = vae.decode(posterior.sample()).sample.float()
+        gap = restored - images
+        loss = gap.abs().mean() + 2 * gap.square().mean() + kl_weight * posterior.kl().float().mean()
+        return _update(optimizer, vae.parameters(), loss, rate * _schedule(i, steps, 50))
+
+    _loop(f"vae phase {phase + 1}", 0, steps, step)
+
+
+@torch.no_grad()
+def _set_statistics(vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    sample = vae.encode(_to_tensor(pictures[:1000])).latent_dist.mode()
+    shift, scale = round(sample.mean().item(), 4), round(1 / sample.std().item(), 4)
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+
+
+def encode_latents(args: argparse.Namespace, vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
+    """Encode every picture once; normalised latents [N, 4, 16, 16] in float32."""
+    path = args.work / "latents.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = [vae.encode(_to_tensor(chunk)).latent_dist.mode() for chunk in np.array_split(pictures, 200)]
+    latents = (torch.cat(parts).float() - vae.config.shift_factor) * vae.config.scaling_factor
+    torch.save(latents, path)
+    return latents
+
+
+def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: torch.Tensor, captions: list[str]) -> None:
+    """Flow matching on (latent, caption) pairs; exports the averaged weights as a pipeline every `--save-every`."""
+    tokenizer = make_tokenizer(args.work / "tokenizer")
+    ids = torch.tensor(tokenizer(captions, padding="max_length", truncation=True, max_length=16).input_ids)
+    empty = torch.tensor(tokenizer([""], padding="max_length", max_length=16).input_ids)
+    model = torch.nn.ModuleList([make_transformer(), make_text_encoder(tokenizer), make_text_encoder(tokenizer)])
+    average = copy.deepcopy(model).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    state = {"model": model, "average": average, "optimizer": optimizer}
+    start = _load(args.work / "transformer.pt", state)
+
+    def step(i: int) -> float:
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
+        loss = _flow_loss(model, latents, ids, empty, generator)
+        value = _update(optimizer, model.parameters(), loss, RATE * _schedule(i, args.steps, 200))
+        _average(average, model, min(EMA_DECAY, (i + 1) / (i + 10)))
+        return value
+
+    def save(i: int) -> None:
+        _save(args.work / "transformer.pt", state, i)
+        pipeline = make_pipeline(vae, average[0], (average[1], average[2]), tokenizer)
+        half = copy.deepcopy(pipeline).to(dtype=torch.float16)
+        half.save_pretrained(args.out)
+
+    _loop("transformer", start, args.steps, step, save, args.save_every)
+    save(args.steps)
+
+
+def _flow_loss(
+    model: torch.nn.ModuleList,
+    latents: torch.Tensor,
+    ids: torch.Tensor,
+    empty: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    long = torch.rand((), generator=generator) < LONG_SHARE
+    batch, zeros = (LONG_BATCH, LONG_ZEROS) if long else (BATCH, 1)
+    pick = torch.randint(len(latents), (batch,), generator=generator)
+    x0 = latents[pick]
+    blank = torch.rand(batch, generator=generator) < EMPTY_SHARE
+    tokens = torch.where(blank[:, None], empty, ids[pick])
+    noise = torch.randn(x0.shape, generator=generator)
+    uniform = torch.rand(batch, generator=generator)
+    sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    mix = sigma[:, None, None, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings, pooled = encode_text(model[1:], tokens, zeros)
+        velocity = model[0]((1 - mix) * x0 + mix * noise, embeddings, pooled, 1000 * sigma, return_dict=False)[0]
+    return (velocity.float() - (noise - x0)).square().mean()
+
+
+def _update(optimizer: torch.optim.Optimizer, parameters: object, loss: torch.Tensor, rate: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the peak."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def _loop(
+    name: str,
+    start: int,
+    steps: int,
+    step: Callable[[int], float],
+    save: Callable[[int], None] | None = None,
+    every: int = 1000,
+) -> None:
+    began, recent = time.monotonic(), []
+    for i in range(start, steps):
+        recent.append(step(i))
+        done = i + 1
+        if done % 50 == 0 or done == steps:
+            pace = (time.monotonic() - began) / (done - start)
+            left = pace * (steps - done) / 60
+            print(f"{name} {done}/{steps} loss {np.mean(recent):.4f} {pace:.3f} s/step {left:.1f} min left", flush=True)
+            recent.clear()
+        if save and done % every == 0 and done < steps:
+            save(done)
+
+
+def _save(path: Path, state: dict, step: int) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, partial)
+    os.replace(partial, path)
+
+
+def _load(path: Path, state: dict) -> int:
+    if not path.exists():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]
+
+
+def _to_tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/tiny-sd3"), help="folder for intermediate results")
+    parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd3"), help="folder of the finished pipeline")
+    parser.add_argument("--stage", choices=("vae", "all"), default="all", help="stop after this stage")
+    parser.add_argument("--pictures", type=int, default=40000)
+    parser.add_argument("--steps", type=int, default=5800, help="transformer updates")
+    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--corrupted", type=float, default=0.5, help="share of captions with one attribute wrong")
+    parser.add_argument("--typical", type=float, default=0.8, help="share of the usual mistakes among the wrong ones")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
