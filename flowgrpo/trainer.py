@@ -8,6 +8,7 @@ seed, iteration, ...). A run that is killed and resumed therefore equals one tha
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from flowgrpo.devices import refuse_several_processes, resolve_device
 from flowgrpo.errors import CheckpointError
 from flowgrpo.judging import Judge
 from flowgrpo.likelihood_flow import FIELDS
-from flowgrpo.objective import check_requirements, resolve_objective
-from flowgrpo.parity import refuse_gap
+from flowgrpo.objective import check_requirements, clip_warning, resolve_objective
+from flowgrpo.parity import gap_problem, refuse
 from flowgrpo.planning import plan_for, roots_per_group
 from flowgrpo.policy import Policy, load_policy
 from flowgrpo.progress import Progress
@@ -101,6 +102,7 @@ class Trainer:
                 return self._stopped(f"{signal_} received; `--run.resume auto` (the default) continues", True)
             finally:
                 self.pool.abandon()
+        self._say_if_never_clipped()
         self.policy.save(self.folder.adapter, self.judge.average)
         self.judge.after(self.iteration)
         return self._stopped(reason, False)
@@ -132,9 +134,10 @@ class Trainer:
             flag.leave_if_set()
             row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
             rewards.append(row["reward/mean"])
+            # Judged before saved: whoever is killed in between repeats the iteration and misses no evaluation.
+            self.judge.during(self.iteration)
             if self.iteration % self.recipe.run.checkpoint_every == 0:
                 self._checkpoint()
-            self.judge.during(self.iteration)
 
     def iterate(
         self, number: int, leave_if_asked: Callable[[], None] = lambda: None, *, check_parity: bool = False
@@ -159,37 +162,37 @@ class Trainer:
             between=between,
         )
         self.progress.stage(number, "training", 0, 0)
-        row = {"iteration": number, **self._train(collected, plan, number)}
+        work = self._credit(collected, plan, number)
         if check_parity:
-            refuse_gap(self.recipe, row, self.folder)
+            refuse(self.learner.parity_problem(work), self.recipe, self.folder)
+        learned = self.learner.learn(work, iteration=number, clock=self.clock)
+        row = {"iteration": number, **self._facts(collected, work), **learned}
+        if check_parity:
+            refuse(gap_problem(self.recipe, row), self.recipe, self.folder)
         stages = self.clock.take()
         self.iteration, self.seconds = number, self.seconds + stages["total"]
         self._record(row, {**stages, "scoring": self.pool.seconds - scored})
         return row
 
-    def _train(self, collected: Collected, plan: Plan, number: int) -> dict[str, Any]:
-        train = self.recipe.train
-        rewards = collected.rewards
+    def _credit(self, collected: Collected, plan: Plan, number: int) -> Work:
+        train, rewards = self.recipe.train, collected.rewards
         if train.shuffle_rewards:
             rewards = shuffled(rewards, seed=train.seed, iteration=number)
         units = units_of(self.objective, self.recipe, collected.rollout, collected.group, rewards, number)
+        conditioning = self.policy.encode([prompt.text for prompt in collected.prompts])
         roots = torch.arange(int(collected.rollout.input_root.max()) + 1)
-        work = Work(
-            collected.rollout,
-            self.policy.encode([prompt.text for prompt in collected.prompts]),
-            roots // roots_per_group(self.recipe),
-            units,
-            self._trained_std(plan),
-        )
-        learned = self.learner.learn(work, iteration=number, clock=self.clock)
+        groups = roots // roots_per_group(self.recipe)
+        return Work(collected.rollout, conditioning, groups, units, self._trained_std(plan))
+
+    def _facts(self, collected: Collected, work: Work) -> dict[str, Any]:
         samples = len(collected.rollout.sample_root)
         return {
             "samples": samples,
-            **reward_metrics(self.recipe, rewards, collected.group),
-            "advantage/abs_mean": units.advantages.abs().mean().item(),
-            "units/kept": int(units.keep.sum()),
+            **reward_metrics(self.recipe, collected.rewards, collected.group),
+            "advantage/abs_mean": work.units.advantages.abs().mean().item(),
+            "units/kept": int(work.units.keep.sum()),
             **{f"image/{name}": value for name, value in collected.statistics.items()},
-            **learned,
+            "forwards/sampling": collected.forwards,
             "decodes": samples,
             "scored": samples,
         }
@@ -264,9 +267,36 @@ class Trainer:
         self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")
         return True
 
+    def _say_if_never_clipped(self) -> None:
+        rows = [row for row in read_jsonl(self.folder.metrics) if not row["on_policy"]]
+        largest = max((row["ratio_minus_1/max"] for row in rows if "ratio_minus_1/max" in row), default=None)
+        warning = None if largest is None else clip_warning(self.recipe.objective, largest)
+        if warning is not None:
+            self.folder.event("warning", warning)
+
     def _stopped(self, reason: str, interrupted: bool) -> RunResult:
         from flowgrpo.report import write_report
 
         self.folder.event("stop", reason)
         write_report(self.folder.path)
         return RunResult(self.folder.path, self.iteration, reason, interrupted)
+
+
+def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Any]:
+    """One iteration in a folder that is thrown away, with both start-up checks: what `flowgrpo check --run` shows.
+
+    Returns:
+        The iteration's row of metrics, and the seconds it took under "seconds".
+
+    Raises:
+        FlowgrpoError: what would also end the run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = recipe.run.model_copy(update={"dir": folder, "images": 0})
+        section = recipe.eval.model_copy(update={"prompts": {}})
+        trainer = Trainer(recipe.model_copy(update={"run": run, "eval": section}), progress=progress)
+        try:
+            row = trainer.iterate(1, check_parity=True)
+        finally:
+            trainer.pool.abandon()
+        return {**row, "seconds": trainer.seconds}
