@@ -92,7 +92,7 @@ def test_forwards_equal_the_plans_cost(make_recipe: Make, noise: str, solver: st
     )
     trainer = Trainer(recipe)
     seen = {"rows": 0}
-    network = trainer.policy.parts()["transformer"]
+    network = trainer.policy.parts()["network"]
     network.register_forward_hook(
         lambda module, args, kwargs, out: seen.__setitem__("rows", seen["rows"] + len(kwargs["hidden_states"])),
         with_kwargs=True,
