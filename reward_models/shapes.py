@@ -9,7 +9,6 @@ numpy and PIL only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,12 +201,11 @@ def _outside(text: str, reason: str) -> ValueError:
     )
 
 
-def _take(words: list[str], allowed: Iterator[str] | tuple[str, ...], what: str, text: str) -> str:
-    allowed = tuple(allowed)
+def _take(words: list[str], allowed: tuple[str, ...], what: str, text: str) -> str:
     if not words:
         raise _outside(text, f"it ends where a {what} should follow")
     if words[0] not in allowed:
-        near = difflib.get_close_matches(words[0], _WORDS, 1)
+        near = difflib.get_close_matches(words[0], allowed, 1) or difflib.get_close_matches(words[0], _WORDS, 1)
         hint = f" (did you mean '{near[0]}'?)" if near and near[0] != words[0] else ""
         raise _outside(text, f"'{words[0]}'{hint} stands where a {what} ({', '.join(allowed)}) should")
     return words[0]

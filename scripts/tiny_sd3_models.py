@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from tokenizers import Regex, Tokenizer, models, normalizers, processors
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
 
 from reward_models.shapes import COLORS, COUNTS, PLURALS, RELATIONS, SHAPES
@@ -92,16 +93,20 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config)
 
 
-def make_silent_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
-    """A T5 that always answers zero, which is what the stock pipeline puts in the place of a missing T5.
+def make_silent_t5() -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
+    """A T5 that reads nothing and always answers zero, as the stock pipeline does in the place of a missing T5.
 
     `from_pretrained` refuses a folder without a third encoder unless the caller passes None for it; with this one the
     folder loads plainly and gives the same conditioning.
     """
+    reader = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    reader.normalizer = normalizers.Replace(Regex(r"[\s\S]+"), "")
+    reader.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=reader, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     config = T5Config(vocab_size=3, d_model=2 * TEXT_WIDTH, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
     encoder = T5EncoderModel(config)
     torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
-    return encoder, T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], extra_ids=0)
+    return encoder, tokenizer
 
 
 def make_pipeline(

@@ -125,9 +125,9 @@ def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: tor
 
     def save(i: int) -> None:
         _save(args.work / "transformer.pt", state, i)
-        pipeline = make_pipeline(vae, average[0], (average[1], average[2]), tokenizer)
-        half = copy.deepcopy(pipeline).to(dtype=torch.float16)
-        half.save_pretrained(args.out)
+        # Text encoders stay in float32: transformers loads them in the precision of the file, diffusers does not.
+        network, decoder = copy.deepcopy(average[0]).half(), copy.deepcopy(vae).half()
+        make_pipeline(decoder, network, (average[1], average[2]), tokenizer).save_pretrained(args.out)
 
     _loop("transformer", start, args.steps, step, save, args.save_every)
     save(args.steps)
@@ -225,7 +225,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd3"), help="folder of the finished pipeline")
     parser.add_argument("--stage", choices=("vae", "all"), default="all", help="stop after this stage")
     parser.add_argument("--pictures", type=int, default=40000)
-    parser.add_argument("--steps", type=int, default=5800, help="transformer updates")
+    parser.add_argument("--steps", type=int, default=5000, help="transformer updates")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--corrupted", type=float, default=0.5, help="share of captions with one attribute wrong")
     parser.add_argument("--typical", type=float, default=0.8, help="share of the usual mistakes among the wrong ones")
