@@ -68,9 +68,9 @@ class Entry:
 
 @dataclass(slots=True)
 class Source:
-    """What one file or the command line says: entries by dotted key, and the faults found while reading."""
+    """What one file or the command line says: entries with their dotted keys, and the faults found while reading."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: list[tuple[str, Entry]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     extends: Entry | None = None
 
@@ -95,7 +95,7 @@ def load_recipe(name_or_file: str | Path | None, overrides: Sequence[str] | Mapp
     problems = [problem for source in sources for problem in source.problems]
     entries: dict[str, Entry] = {}
     for source in sources:
-        for key, entry in source.entries.items():
+        for key, entry in source.entries:
             _place(entries, key, entry)
     recipe, invalid = _validated(entries)
     if recipe is None or problems or invalid:
@@ -188,7 +188,7 @@ def _add_top_level(source: Source, key: str, item: Item, label: str) -> None:
     if key == "extends":
         source.extends = Entry(item.value, place)
     elif key in TOP_LEVEL:
-        source.entries[key] = Entry(without_lines(item.value), place)
+        source.entries.append((key, Entry(without_lines(item.value), place)))
     elif key not in SECTIONS:
         hint = _hint(key, list(Recipe.model_fields), section=None)
         source.problems.append(f"{place}: unknown section {key!r}{hint} (sections: {', '.join(SECTIONS)})")
@@ -246,7 +246,7 @@ def _add(source: Source, dotted: str, entry: Entry) -> None:
     elif deeper and not _holds_mapping(section, name):
         source.problems.append(f"{place}: {section}.{name} is a single value, it has no key {'.'.join(deeper)!r}")
     else:
-        _place(source.entries, dotted, entry)
+        source.entries.append((dotted, entry))
 
 
 def _hint(word: str, here: Any, *, section: str | None) -> str:
@@ -265,19 +265,34 @@ def _holds_mapping(section: str, name: str) -> bool:
 
 def _place(entries: dict[str, Entry], dotted: str, entry: Entry) -> None:
     """Put an entry into `entries`; a deeper key goes into a copy of the mapping already there."""
-    section, *rest = dotted.split(".")
+    section, *rest = dotted.split(".", 2)
     if len(rest) < 2:
         entries[dotted] = entry
         return
-    target = f"{section}.{rest[0]}"
-    value = entries[target].value if target in entries else {}
-    entries[target] = Entry(_with(value, rest[1:], entry.value), entry.origin)
+    name, deeper = rest
+    target = f"{section}.{name}"
+    held = entries[target].value if target in entries else getattr(SECTIONS[section](), name)
+    mapping = _as_mapping(held, SECTIONS[section].model_fields[name].annotation)
+    entries[target] = Entry(_with(mapping, deeper, entry.value), entry.origin)
 
 
-def _with(mapping: Any, path: Sequence[str], value: Any) -> dict[str, Any]:
+def _as_mapping(value: Any, annotation: Any) -> dict[str, Any]:
+    """What a mapping's key holds so far, whichever way it was written; faults are found later, where it is typed."""
+    try:
+        value = converted(value, annotation)
+    except ValueSyntaxError:
+        return {}
+    # A list of names stands for names of weight 1, in the one mapping that may be written so.
+    return dict.fromkeys(value, 1.0) if isinstance(value, list) else value if isinstance(value, dict) else {}
+
+
+def _with(mapping: Any, deeper: str, value: Any) -> dict[str, Any]:
+    """A copy of `mapping` with `value` at a key; the rest of a key that is there whole (a file name) is not split."""
     base = mapping if isinstance(mapping, dict) else {}
-    head, *tail = path
-    return {**base, head: _with(base.get(head), tail, value) if tail else value}
+    head, dot, tail = deeper.partition(".")
+    if not dot or deeper in base:
+        return {**base, deeper: value}
+    return {**base, head: _with(base.get(head), tail, value)}
 
 
 def _origin(entries: Mapping[str, Entry], key: str) -> str:

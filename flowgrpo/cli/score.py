@@ -11,6 +11,8 @@ from flowgrpo.cli.arguments import existing_folder, names
 from flowgrpo.errors import UsageError
 from flowgrpo.prompts import load_prompts
 from flowgrpo.recipe_loading import load_recipe
+from flowgrpo.runfolder import write_atomically
+from reward_models import check_name
 
 HELP = "score pictures on disk"
 TAKES_OVERRIDES = True
@@ -26,22 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     recipe = load_recipe(None, overrides).recipe
+    _check_scorers(options.scorer)
     prompts = load_prompts(options.prompts).prompts
     files = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
         raise UsageError(f"folder {str(options.images)!r} holds no picture ({', '.join(SUFFIXES)})")
     if len(files) % len(prompts):
         raise UsageError(f"{len(files)} pictures do not divide among {len(prompts)} prompts")
-    from reward_models import check_name
-
-    for name in options.scorer:
-        check_name(name)
+    from flowgrpo.progress import Progress
     from flowgrpo.scoring import score_files
 
     each = len(files) // len(prompts)
     owners = [prompts[i // each] for i in range(len(files))]
-    lines, rows = score_files(recipe, options.scorer, files, owners)
+    lines, rows = score_files(recipe, options.scorer, files, owners, progress=Progress().counter("scoring"))
     if options.out:
-        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        write_atomically(options.out, "".join(json.dumps(line) + "\n" for line in lines))
     print(display.scores(rows))
     return 0
+
+
+def _check_scorers(scorers: tuple[str, ...]) -> None:
+    for name in scorers:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UsageError(str(error)) from error

@@ -1,0 +1,176 @@
+"""Recipes: values by type, origins, precedence, hashes, and the shipped files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from flowgrpo.assets import shipped_recipes
+from flowgrpo.errors import RecipeError
+from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_loading import (
+    NOT_IN_HASH,
+    dotted_keys,
+    load_recipe,
+    recipe_hash,
+    write_recipe,
+)
+
+
+def value(*words: str, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(load_recipe(None, words).recipe, section), name)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("3e-4", 3e-4), ("3E-4", 3e-4), ("1e1", 10.0), (".5", 0.5), ("2", 2.0), ("1_000", 1000.0)],
+)
+def test_numbers_of_every_spelling(word: str, expected: float) -> None:
+    assert value(f"--train.lr={word}", key="train.lr") == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("clip", {"clip": 1.0}),
+        ("clip,gold", {"clip": 1.0, "gold": 1.0}),
+        ("[clip, gold]", {"clip": 1.0, "gold": 1.0}),
+        ("gold=1,clip=0.5", {"gold": 1.0, "clip": 0.5}),
+        ('{"gold": 1, "clip": 5e-1}', {"gold": 1.0, "clip": 0.5}),
+        ("{gold: 1, clip: .5}", {"gold": 1.0, "clip": 0.5}),
+        ("mine.py:score=2", {"mine.py:score": 2.0}),
+    ],
+)
+def test_rewards_in_every_form(word: str, expected: dict[str, float], tmp_path: Path) -> None:
+    assert value("--reward.names", word, key="reward.names") == expected
+    (tmp_path / "r.yaml").write_text(f"reward:\n  names: {word}\n")
+    assert load_recipe(tmp_path / "r.yaml").recipe.reward.names == expected
+
+
+def test_words_stay_text_where_a_name_is_expected(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: 1e5\nmodel:\n  path: no\n  revision: 007\n  negative_prompt: null\n")
+    recipe = load_recipe(tmp_path / "r.yaml").recipe
+    assert (recipe.name, recipe.model.path, recipe.model.revision) == ("1e5", "no", "007")
+    assert recipe.model.negative_prompt == "null"
+    assert value("--model.revision", "none", key="model.revision") is None
+
+
+def test_switches() -> None:
+    assert value("--train.shuffle_rewards", key="train.shuffle_rewards") is True
+    assert value("--train.shuffle_rewards", "--train.lr", "1", key="train.shuffle_rewards") is True
+    assert value("--train.shuffle_rewards=false", key="train.shuffle_rewards") is False
+
+
+def test_lists_and_nested_keys() -> None:
+    assert value("--train.betas", "0.8,0.9", key="train.betas") == (0.8, 0.9)
+    assert value("--eval.scorers", "gold,clip", key="eval.scorers") == ("gold", "clip")
+    options = ("--reward.options.gold.strict", "true", "--reward.options.gold.size", "3")
+    assert value(*options, key="reward.options") == {"gold": {"strict": True, "size": 3}}
+    assert value("--reward.names.clip", "0.5", key="reward.names") == {"gold": 1.0, "clip": 0.5}
+    assert value("--reward.names=gold", "--reward.names.clip=0", key="reward.names") == {"gold": 1.0, "clip": 0.0}
+    sets = load_recipe("demo", ["--eval.prompts.more", "more.txt"]).recipe.eval.prompts
+    assert sets == {"heldout": "shapes/heldout", "combos": "shapes/combos", "more": "more.txt"}
+
+
+def test_python_values_are_taken_as_they_are() -> None:
+    loaded = load_recipe("demo", {"train.lr": 0.5, "reward.names": {"clip": 2}, "train.betas": (0.1, 0.2)})
+    assert (loaded.recipe.train.lr, loaded.recipe.reward.names, loaded.recipe.train.betas) == (
+        0.5,
+        {"clip": 2},
+        (0.1, 0.2),
+    )
+
+
+def test_origins_and_precedence(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("train:\n  lr: 1e-3\n  seed: 5\n  group_size: 4\n")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: base.yaml\nname: mine\ntrain:\n  seed: 6\n")
+    loaded = load_recipe(mine, ["--train.group_size", "6"])
+    train, origins = loaded.recipe.train, loaded.origins
+    assert (train.lr, train.seed, train.group_size) == (1e-3, 6, 6)
+    assert origins["train.lr"].endswith("base.yaml:2")
+    assert origins["train.seed"] == f"{mine}:4"
+    assert origins["train.group_size"] == "command line"
+    assert origins["train.weight_decay"] == "default"
+    assert set(origins) == {*dotted_keys(), "name", "paper"}
+
+
+def test_extending_goes_one_level(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: demo\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    assert load_recipe(tmp_path / "a.yaml").recipe.model.path == "tiny-sd3"
+    with pytest.raises(RecipeError, match=r"b\.yaml:1: extends: 'a\.yaml' itself extends a recipe"):
+        load_recipe(tmp_path / "b.yaml")
+
+
+def test_empty_section_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("train:\n  # lr: 1\nmodel:\n  path: a\n")
+    assert load_recipe(tmp_path / "r.yaml").recipe.model.path == "a"
+
+
+def test_errors_survive_pickling() -> None:
+    error = pickle.loads(pickle.dumps(RecipeError(["a", "b"])))
+    assert error.problems == ("a", "b") and isinstance(error, ValueError)
+
+
+def test_hash_covers_what_decides_results() -> None:
+    demo = load_recipe("demo").recipe
+    changed = {
+        "train.lr": "1e-3",
+        "train.seed": "1",
+        "model.path": "x",
+        "sampler.eta": "0.7",
+        "reward.names": "clip",
+        "objective.eps": "1e-3",
+        "data.limit": "64",
+    }
+    for key, word in changed.items():
+        assert recipe_hash(load_recipe("demo", [f"--{key}={word}"]).recipe) != recipe_hash(demo), key
+    for key in ("train.iterations", "train.max_minutes", "train.micro_batch_size", "eval.steps", "run.dir"):
+        assert recipe_hash(load_recipe("demo", [f"--{key}=4"]).recipe) == recipe_hash(demo), key
+
+
+def test_hash_is_that_of_equal_values_from_other_places(tmp_path: Path) -> None:
+    (tmp_path / "twin.yaml").write_text("extends: demo\nname: twin\n")
+    assert recipe_hash(load_recipe(tmp_path / "twin.yaml").recipe) == recipe_hash(load_recipe("demo").recipe)
+
+
+def test_keys_left_out_of_the_hash_exist() -> None:
+    assert set(dotted_keys()) >= NOT_IN_HASH
+
+
+def test_written_recipe(tmp_path: Path) -> None:
+    loaded = load_recipe("demo", ["--train.lr", "3e-4"])
+    write_recipe(tmp_path / "recipe.json", loaded.recipe, loaded.origins)
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["name"] == "demo" and record["hash"] == recipe_hash(loaded.recipe)
+    assert Recipe.model_validate(record["values"]) == loaded.recipe
+    assert record["origins"]["train.lr"] == "command line"
+    assert re.fullmatch(r"demo\.yaml:\d+", record["origins"]["model.path"])
+
+
+@pytest.mark.parametrize("name", list(shipped_recipes()))
+def test_shipped_recipes_say_what_they_are(name: str) -> None:
+    recipe = load_recipe(name).recipe
+    assert recipe.name == name
+    text = shipped_recipes()[name].read_text()
+    if name != "demo":
+        bare = [line for line in text.splitlines() if re.match(r" +\w+: .", line) and " # " not in line]
+        assert bare == [], "every number of a published recipe has its origin in a comment"
+
+
+def test_published_numbers() -> None:
+    """Worked by hand from the published presets: 48 groups of 24, two updates, all but the last of ten steps."""
+    recipe = load_recipe("flow_grpo").recipe
+    train, sampler, objective = recipe.train, recipe.sampler, recipe.objective
+    assert (train.prompts_per_iteration, train.group_size, train.updates_per_iteration) == (48, 24, 2)
+    assert (sampler.steps, sampler.eta, sampler.kernel) == (10, 0.7, "flow_sde")
+    assert (objective.clip_low, objective.clip_high, objective.std, objective.eps) == (1e-4, 1e-4, "global", 1e-4)
+    assert (recipe.model.lora_rank, recipe.model.lora_alpha, recipe.model.guidance_scale) == (32, 64, 4.5)
+    dance = load_recipe("dance_grpo").recipe
+    assert (dance.sampler.steps, dance.sampler.eta, dance.objective.ddof, dance.objective.eps) == (16, 0.3, 1, 1e-8)
