@@ -48,19 +48,27 @@ class PipelinePolicy:
         Prompts are encoded one by one, so that a row is the same to the bit whatever it is encoded with (a resumed
         run meets prompts in other company). Each distinct prompt is encoded once.
 
+        Raises:
+            ValueError: there is no prompt.
+
         Warns:
             UserWarning: a prompt is longer than a tokenizer reads; once per prompt.
         """
+        if not prompts:
+            raise ValueError("encode needs at least one prompt")
         negatives = [self._model.negative_prompt] if self._family.negative_branch else []
         for prompt in dict.fromkeys([*prompts, *negatives]):
             if prompt not in self._encoded:
                 self._encoded[prompt] = self._encode_one(prompt)
         rows = [self._encoded[prompt] for prompt in prompts]
-        stacked = {name: torch.cat([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+        stacked = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         return Conditioning(stacked, self._encoded[negatives[0]] if negatives else {})
 
     def drop_encoders(self) -> None:
-        """Frees the text encoders; `encode` loads them again from `model.path` when a prompt is new."""
+        """Frees the text encoders; `encode` loads them again from `model.path` when a prompt is new.
+
+        They then stay until the next call of this method.
+        """
         for part in self._family.text_parts:
             setattr(self._pipe, part, None)
         self._encoders_dropped = True

@@ -72,7 +72,7 @@ def test_unknown_lora_target_names_the_near_miss(section):
 
 def test_grids_and_schedulers_that_are_not_known():
     family = FAMILIES["StableDiffusion3Pipeline"]
-    with pytest.raises(RecipeError, match="sampler.grid: 'difusers' .*did you mean 'diffusers'"):
+    with pytest.raises(RecipeError, match=r"sampler.grid: 'difusers' .*did you mean 'diffusers'"):
         grid_sigmas(4, "difusers", None, config={"shift": 3.0}, family=family, tokens=16)
     with pytest.raises(RecipeError, match="scheduler Foo has use_karras_sigmas"):
         config = {"shift": 3.0, "use_karras_sigmas": True, "_class_name": "Foo"}

@@ -37,7 +37,7 @@ def test_full_weights_load_as_a_plain_network(folders, section, tmp_path, dtype)
     policy.save(tmp_path)
     network = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
     trained = policy.trainable()
-    assert {name: True for name in trained} == {
+    assert dict.fromkeys(trained, True) == {
         name: torch.equal(parameter, trained[name]) for name, parameter in network.named_parameters()
     }
     assert torch.equal(network.pos_embed.pos_embed, policy.parts()["network"].pos_embed.pos_embed)
