@@ -12,6 +12,8 @@ from flowgrpo.report.numbers import mean, usable
 from flowgrpo.report.run_data import RunData
 
 SMOOTHED_OVER = 10
+SMOOTHED_SHARE = 20
+"""The trailing mean of a reward covers a twentieth of the run, at least ten iterations."""
 SCORER_MEAN = re.compile(r"reward/(?P<name>.+)/mean")
 COUNTED = ("samples", "updates", "units/kept", "decodes", "scored")
 
@@ -144,12 +146,13 @@ def _reward_chart(run: RunData, key: str, title: str) -> Html | None:
     spread = run.column(spread_key) if run.logged(spread_key) else None
     lines = [Series("mean", values, spread)]
     if len(values) >= 2 * SMOOTHED_OVER:
-        lines.append(Series(f"mean of the last {SMOOTHED_OVER}", _trailing(values)))
+        width = max(SMOOTHED_OVER, len(values) // SMOOTHED_SHARE)
+        lines.append(Series(f"mean of the last {width}", _trailing(values, width)))
     return line_chart(LineChart(title, run.iterations, lines, "score"))
 
 
-def _trailing(values: tuple[float | None, ...]) -> list[float | None]:
-    return [mean(values[max(0, end - SMOOTHED_OVER) : end]) for end in range(1, len(values) + 1)]
+def _trailing(values: tuple[float | None, ...], width: int) -> list[float | None]:
+    return [mean(values[max(0, end - width) : end]) for end in range(1, len(values) + 1)]
 
 
 def _scorer_title(run: RunData, name: str) -> str:

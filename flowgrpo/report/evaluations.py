@@ -135,7 +135,9 @@ def evaluation_section(run: RunData) -> Html:
 
 def _comparison_table(pair: Comparison) -> Html:
     categories = dict.fromkeys([*_categories(pair.base), *_categories(pair.latest)])
-    rows = [_row("all", pair.base, pair.latest, pair)]
+    if len(categories) == 1:
+        categories = {}
+    rows = [_row("all prompts", pair.base, pair.latest, pair)]
     for name in categories:
         rows.append(_row(str(name), _categories(pair.base).get(name), _categories(pair.latest).get(name), pair))
     head = ("category", "base", pair.latest_name, "gain", "0 to 100 %" if pair.share else "range", "n")

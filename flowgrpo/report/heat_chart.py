@@ -51,7 +51,12 @@ def heat_chart(chart: HeatChart) -> Html | None:
     if not magnitudes:
         return None
     if not any(magnitudes):
-        return tag("figure", tag("figcaption", chart.title), note("Exactly 0 at every step of every iteration."))
+        return tag(
+            "figure",
+            tag("figcaption", chart.title),
+            note("Exactly 0 at every step of every iteration."),
+            class_="chart",
+        )
     row_height = max(14, min(26, 130 // len(cells)))
     bottom = TOP + row_height * len(cells)
     columns = Scale(0, len(groups), LEFT, WIDTH - RIGHT)
@@ -82,9 +87,10 @@ def _shade(magnitudes: Sequence[float]) -> Scale:
 
 
 def _decades(magnitudes: Sequence[float]) -> tuple[float, float]:
+    """One to six decades, so that nearly equal values look nearly equal."""
     high = max(magnitudes)
     low = max(min(value for value in magnitudes if value > 0), high * 10.0**-DECADES)
-    return (low, high) if low < high else (high / 10, high)
+    return min(low, high / 10), high
 
 
 def _cells(cells: Matrix, columns: Scale, row_height: float, shade: Scale) -> Html:

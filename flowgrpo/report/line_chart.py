@@ -89,7 +89,11 @@ def line_chart(chart: LineChart) -> Html | None:
 
 def _latest(chart: LineChart) -> str:
     values = present(chart.series[0].values)
-    return f"{number(values[-1])}{' %' if chart.unit.startswith('%') else ''}" if values else ""
+    return f"{number(values[-1])}{_percent_sign(chart)}" if values else ""
+
+
+def _percent_sign(chart: LineChart) -> str:
+    return " %" if chart.unit.startswith("%") else ""
 
 
 def _thinned(chart: LineChart) -> tuple[LineChart, list[str], str]:
@@ -140,7 +144,7 @@ def _y_scale(values: Sequence[float], *, zero: bool) -> Scale:
     low, high = min(values), max(values)
     if low > 0 and high > 200 * low:
         return Scale(low / 1.5, high * 1.5, HEIGHT - BOTTOM, TOP, log=True)
-    low, high = _widened(min(low, 0.0) if zero else low, high)
+    low, high = _widened(min(low, 0.0), high or 1.0) if zero else _widened(low, high)
     margin = 0.06 * (high - low)
     return Scale(low if zero and low == 0 else low - margin, high + margin, HEIGHT - BOTTOM, TOP)
 
@@ -152,7 +156,9 @@ def _line(line: Series, index: int, iterations: Sequence[int], x: Scale, y: Scal
         if line.spread is not None:
             upper = [(x(place), y(value + (spread or 0))) for place, value, spread in run]
             lower = [(x(place), y(_floor(value - (spread or 0), y))) for place, value, spread in run]
-            shapes.append(tag("path", d=_path(upper + lower[::-1]) + "Z", class_=f"band {color}"))
+            # A band of no width would be invisible: a lone value gets a bar.
+            shape = {"d": _path(upper + lower[::-1]) + "Z", "class_": f"band {color}"}
+            shapes.append(tag("path", **shape, stroke="currentColor" if len(run) == 1 else None))
         shapes.append(tag("path", d=_path([(x(place), y(value)) for place, value, _ in run]), class_=f"line {color}"))
         if len(iterations) <= MARKED_POINTS or len(run) == 1:
             dots = (tag("circle", cx=f"{x(p):.1f}", cy=f"{y(v):.1f}", r=3, class_=f"dot {color}") for p, v, _ in run)
@@ -187,7 +193,7 @@ def _limit(value: float, y: Scale) -> Html | None:
 
 def _legend(chart: LineChart) -> Html | None:
     lines = [(f"s{index + 1}", _with_spread(line)) for index, line in enumerate(chart.series)]
-    limits = [("dashed", f"{name}: {number(value)}") for name, value in chart.limits]
+    limits = [("dashed", f"{name}: {number(value)}{_percent_sign(chart)}") for name, value in chart.limits]
     plain = len(lines) == 1 and chart.series[0].spread is None
     entries = ([] if plain else lines) + limits
     return legend(entries) if entries else None

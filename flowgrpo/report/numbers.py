@@ -35,15 +35,15 @@ def largest_magnitude(values: Iterable[float | None]) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits without trailing zeros; scientific notation below 1e-3 and from 1e6 on."""
+    """Whole numbers in full; four significant digits otherwise, scientific below 1e-3 and from 1e6 on."""
     if value is None:
         return MISSING
     if value == 0:
         return "0"
+    if value == int(value) and abs(value) < 1e12:
+        return f"{int(value):,}"
     if not 1e-3 <= abs(value) < 1e6:
         return scientific(value)
-    if value == int(value):
-        return f"{int(value):,}"
     return f"{value:,.{max(1, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
 
 
@@ -60,11 +60,13 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as hours, minutes and seconds, the two largest parts."""
+    """Seconds as hours, minutes and seconds, the two largest parts; milliseconds below a second."""
     if seconds is None:
         return MISSING
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.1f} ms" if seconds else "0 s"
     if seconds < 10:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

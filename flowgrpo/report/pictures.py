@@ -35,9 +35,7 @@ def picture_section(run: RunData) -> Html:
     )
     return join(
         [
-            note(
-                "Each card has one prompt and one seed, drawn as in the evaluations of that time. Scores are in the corner."
-            ),
+            note("Each card has one prompt and one seed, drawn as in the evaluations then. Scores are in the corner."),
             note(f"{left_out} of {len(columns)} columns are left out; all are in the run folder.")
             if left_out
             else None,

@@ -94,7 +94,9 @@ def _clip_range(run: RunData) -> str:
 
 
 def _table(steps: Sequence[int], matrices: dict[str, Matrix]) -> Html:
-    shown = [(key, title, write) for key, title, write in TABLE if any(present(v for r in matrices[key] for v in r))]
+    shown = [
+        (key, title, write) for key, title, write in TABLE if any(v is not None for row in matrices[key] for v in row)
+    ]
     rows = [
         (f"step {step}", *(write(_over_run(key, matrices[key][index])) for key, _, write in shown))
         for index, step in enumerate(steps)

@@ -69,7 +69,7 @@ def visit(page: Path, tmp_path: Path, width: int) -> tuple[dict, list[str]]:
     harness.write_text(HARNESS % (width, escape(page.read_text(encoding="utf-8"), quote=True)), encoding="utf-8")
     profile = tmp_path / f"profile-{width}"
     command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", f"--window-size={max(width, 600)},900", "--dump-dom"]
-    done = subprocess.run([*command, harness.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, harness.as_uri()], capture_output=True, text=True, timeout=300)
     found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the harness did not finish: {done.stderr[-2000:]}"
     return json.loads(unescape(found[1])), [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -166,8 +166,8 @@ def test_bins_cover_every_iteration_once(count, most):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (0.0, "0"), (1234567.0, "1.23e+06"), (7680.0, "7,680"), (0.25, "0.25"), (1 / 3, "0.3333"),
-     (-2.5e-5, "-2.50e-05"), (12345.67, "12,345.7"), (0.001, "0.001")],
+    [(None, "–"), (0.0, "0"), (1234567.5, "1.23e+06"), (11520000.0, "11,520,000"), (7680.0, "7,680"), (0.25, "0.25"),
+     (1 / 3, "0.3333"), (-2.5e-5, "-2.50e-05"), (12345.67, "12,345.7"), (0.001, "0.001")],
 )  # fmt: skip
 def test_numbers_for_people(value, shown):
     assert number(value) == shown
@@ -176,7 +176,7 @@ def test_numbers_for_people(value, shown):
 def test_scientific_and_durations():
     assert [scientific(v) for v in (0.0, 1.23456e-5, -1.0, None)] == ["0", "1.23e-05", "-1.00e+00", "–"]
     assert [duration(s) for s in (0.05, 3.14, 59.6, 598.0, 7260.0)] == [
-        "0.05 s",
+        "50 ms",
         "3.1 s",
         "1 min 0 s",
         "9 min 58 s",

@@ -247,3 +247,19 @@ def test_the_report_imports_neither_torch_nor_diffusers():
     code = "import sys, flowgrpo.report; print({'torch', 'diffusers', 'PIL'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_steps_that_never_moved_are_shown_as_exact_zeros(make_run):
+    run = make_run(1)
+    zeros = {"step": [0, 1], "ratio_minus_1_mean": [0.0, 0.0], "rollout_gap": [0.0, 0.0]}
+    (run / "metrics.jsonl").write_text(json.dumps({"iteration": 1, "per_step": zeros}) + "\n")
+    page = written(run)
+    assert page.count("Exactly 0 at every step of every iteration.") == 2
+    assert '<tr><th scope="row">step 1</th><td>0</td><td>0</td></tr>' in page
+
+
+def test_a_single_category_is_not_shown_twice(make_run):
+    run = make_run(2)
+    row = {"label": "final", "iteration": 2, "set": "s", "scorer": "g", "mean": 0.5, "ci95": 0.1, "n": 8, "steps": 4}
+    (run / "eval.jsonl").write_text(json.dumps(row | {"by_category": {"all": {"mean": 0.5, "n": 8}}}) + "\n")
+    assert len(re.findall(r'<th scope="row">all', written(run))) == 1
