@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from flowgrpo.errors import RunError
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import RunFolder
@@ -33,12 +36,25 @@ def gap_problem(recipe: Recipe, row: Mapping[str, Any]) -> str | None:
     )
 
 
-def refuse_gap(recipe: Recipe, row: Mapping[str, Any], folder: RunFolder) -> None:
-    """Stop a run whose first iteration is off-policy without saying so; warn where it says so.
+def ratio_problem(without_graph: Tensor, with_graph: Tensor) -> str | None:
+    """What is wrong if one micro-batch, evaluated with and without a graph, gives two velocities; None if it does not.
 
-    Raises: RunError: the gap is too large and `train.off_policy` is false.
+    Their equality to the bit makes the first ratio of every update exactly 1.
     """
-    problem = gap_problem(recipe, row)
+    if torch.equal(without_graph, with_graph.detach()):
+        return None
+    gap = (without_graph - with_graph.detach()).abs().max().item()
+    return (
+        f"the same micro-batch gives velocities that differ by up to {gap:.1e} with and without a graph, so that first "
+        "ratios are not 1; choose an attention implementation that is deterministic, or declare train.off_policy true"
+    )
+
+
+def refuse(problem: str | None, recipe: Recipe, folder: RunFolder) -> None:
+    """Stop a run that is off-policy without saying so; warn where it says so.
+
+    Raises: RunError: there is a problem and `train.off_policy` is false.
+    """
     if problem is None:
         return
     if not recipe.train.off_policy:

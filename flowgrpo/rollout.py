@@ -26,7 +26,7 @@ class Collected:
     """What one iteration drew.
 
     rollout: every trained edge; prompts: one per group; group: prompt of each leaf [N]; rewards: of the N leaves;
-    statistics: guard-rail numbers of the pictures.
+    statistics: guard-rail numbers of the pictures; forwards: network inputs evaluated while sampling.
     """
 
     rollout: FlowRollout
@@ -34,6 +34,7 @@ class Collected:
     group: Tensor
     rewards: Rewards
     statistics: dict[str, float]
+    forwards: int
 
 
 def noise_keys(recipe: Recipe, iteration: int, groups: Sequence[int]) -> list[tuple[int, ...]]:
@@ -69,10 +70,11 @@ def collect(
         RunError: a latent is not finite (step and prompt are named), or scoring failed.
     """
     step = max(1, recipe.sampler.batch_size // recipe.train.group_size)
-    parts, statistics = [], []
+    parts, statistics, forwards = [], [], 0
     for start in range(0, len(prompts), step):
         groups = range(start, min(start + step, len(prompts)))
-        part = _sample(policy, recipe, plan, prompts, groups, iteration, clock)
+        part, count = _sample(policy, recipe, plan, prompts, groups, iteration, clock)
+        forwards += count
         owner = _owners(part, recipe) + start
         texts = [prompts[group] for group in owner.tolist()]
         with clock.stage("decode"):
@@ -85,7 +87,7 @@ def collect(
     with clock.stage("reward_wait"):
         rewards = pool.collect()
     averages = {name: sum(part[name] for part in statistics) / len(statistics) for name in statistics[0]}
-    return Collected(rollout, tuple(prompts), _owners(rollout, recipe), rewards, averages)
+    return Collected(rollout, tuple(prompts), _owners(rollout, recipe), rewards, averages, forwards)
 
 
 def _owners(rollout: FlowRollout, recipe: Recipe) -> Tensor:
@@ -101,14 +103,18 @@ def _sample(
     groups: range,
     iteration: int,
     clock: Clock,
-) -> FlowRollout:
+) -> tuple[FlowRollout, int]:
+    """The rollout of some groups, and how many network inputs it evaluated."""
     sampler, model = recipe.sampler, recipe.model
     with clock.stage("encode"):
         conditioning = policy.encode([prompts[group].text for group in groups])
     keys = noise_keys(recipe, iteration, groups)
     per_group = roots_per_group(recipe)
+    forwards = 0
 
     def velocity(x: Tensor, sigma: float, rows: Tensor) -> Tensor:
+        nonlocal forwards
+        forwards += len(x)
         return policy.velocity(x, sigma, conditioning.rows(rows // per_group), guidance_scale=model.guidance_scale)
 
     with clock.stage("rollout"):
@@ -123,7 +129,7 @@ def _sample(
             storage_dtype=getattr(torch, sampler.latent_dtype),
         )
     _refuse_non_finite(rollout, [prompts[group].text for group in groups], recipe)
-    return rollout
+    return rollout, forwards
 
 
 def _refuse_non_finite(rollout: FlowRollout, texts: Sequence[str], recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from flowgrpo.clock import Clock
 from flowgrpo.errors import RunError
 from flowgrpo.likelihood_flow import flow_record
 from flowgrpo.objective import Objective, unit_losses
+from flowgrpo.parity import ratio_problem
 from flowgrpo.policy import Conditioning, Policy
 from flowgrpo.recipe import Recipe
 from flowgrpo.seeding import permutation
@@ -104,6 +105,16 @@ class Learner:
         steps = {"updates": len(norms), "on_policy": len(norms) == 1, "grad_norm": sum(norms) / max(1, len(norms))}
         counts = {f"forwards/{name}": count for name, count in work.forwards.items()}
         return {**steps, "lr": self.optimizer.param_groups[0]["lr"], **metrics.summary(), **counts}
+
+    def parity_problem(self, work: Work) -> str | None:
+        """Whether a forward with a graph repeats one without, on the first micro-batch; no weight changes."""
+        size = self.recipe.train.micro_batch_size
+        inputs = work.rollout.edge_input[work.units.keep].unique()[:size]
+        if not len(inputs):
+            return None
+        with torch.no_grad():
+            without_graph = self._velocity(work, inputs)
+        return ratio_problem(without_graph, self._velocity(work, inputs))
 
     def _remember_old(self, work: Work, layout: Sequence[Sequence[MicroBatch]], *, again: bool) -> None:
         """Velocities of the policy as it is now, for every micro-batch that is trained after the first update."""
