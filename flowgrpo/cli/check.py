@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
@@ -35,7 +36,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.run:
         from flowgrpo.trainer import check_run
 
-        print("\none iteration, run\n" + "\n".join(f"  {line}" for line in check_run(loaded.recipe)))
+        from flowgrpo.progress import Progress
+
+        row = check_run(loaded.recipe, progress=Progress())
+        print(f"\none iteration, run\n{display.columns(_ran(row))}")
     return 0
 
 
@@ -77,6 +81,18 @@ def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
     yield "reference forwards", f"{bound if counts.reference else ''}{counts.reference}"
     yield "decodes", str(counts.decodes)
     yield "scores", f"{counts.scored} by {', '.join(recipe.reward.names)}"
+
+
+def _ran(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What one real iteration measured; both start-up checks have passed by then, or there was an error."""
+    yield "time", display.duration(row["seconds"])
+    yield "reward", f"{row['reward/mean']:.4g} +- {row['reward/std']:.2g}; {row['reward/zero_std_groups']:.0%} flat groups"
+    yield "first ratio", "exactly 1"
+    gaps = zip(row["per_step"]["step"], row["per_step"]["rollout_gap"], strict=True)
+    yield "rollout gap", ", ".join(f"step {step}: {gap:.1e}" for step, gap in gaps) or "no unit was trained"
+    yield "gradient norm", f"{row['grad_norm']:.3g}"
+    yield "sampling forwards", str(row["forwards/sampling"])
+    yield "trained forwards", str(row["forwards/trained"])
 
 
 def _rows(inputs: int, rows: int) -> str:

@@ -1,0 +1,141 @@
+"""What goes wrong while a run goes on: one clear error, nothing lost, and no failed reward is ever a zero."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowgrpo.checkpoint import list_checkpoints, load_checkpoint
+from flowgrpo.errors import FlowgrpoError
+from flowgrpo.recipe import Recipe
+from flowgrpo.runfolder import read_jsonl
+from flowgrpo.trainer import Trainer
+
+Make = Callable[..., Recipe]
+
+
+def failure(recipe: Recipe) -> str:
+    """The one-line error that a run ends with."""
+    with pytest.raises(FlowgrpoError) as caught:
+        Trainer(recipe).run()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ("nan", ["100% of the samples could not be scored", "max_invalid_share", "nan"]),
+        ("raising", ["100% of the samples could not be scored", "the judge is asleep"]),
+        ("sometimes", ["25% of the samples could not be scored", "sample 0"]),
+    ],
+)
+def test_failed_rewards_stop_the_run(make_recipe: Make, files: Path, reward: str, expected: list[str]) -> None:
+    message = failure(make_recipe(reward__names=f"{files / 'rewards.py'}:{reward}"))
+    assert all(part in message for part in expected), message
+
+
+def test_a_failed_sample_leaves_group_and_gradient(make_recipe: Make, files: Path) -> None:
+    recipe = make_recipe(reward__names=f"{files / 'rewards.py'}:sometimes", reward__max_invalid_share=0.5)
+    trainer = Trainer(recipe)
+    row = trainer.iterate(1)
+    trainer.pool.abandon()
+    assert row["reward/invalid"] == 0.25
+    assert row["reward/mean"] == 3.0  # (2 + 3 + 4) / 3 in both groups: a zero would have shown
+    assert row["units/kept"] == 18 == row["forwards/trained"]  # 6 of 8 samples, three steps each
+
+
+def test_a_reward_that_hangs_is_named(make_recipe: Make, files: Path) -> None:
+    message = failure(make_recipe(reward__names=f"{files / 'rewards.py'}:slow", reward__timeout_s=0.2))
+    assert "reward.timeout_s = 0.2" in message
+
+
+def test_non_finite_weights_name_step_and_sample(make_recipe: Make) -> None:
+    trainer = Trainer(make_recipe())
+    with torch.no_grad():
+        next(iter(trainer.policy.trainable().values())).fill_(float("nan"))
+    with pytest.raises(FlowgrpoError, match=r"not finite at step 0, sample 0 of prompt '"):
+        trainer.iterate(1)
+    trainer.pool.abandon()
+
+
+def test_a_non_finite_gradient_is_refused_before_the_step(make_recipe: Make) -> None:
+    trainer = Trainer(make_recipe())
+    name, parameter = next((n, p) for n, p in trainer.policy.trainable().items())
+    parameter.register_hook(lambda gradient: gradient * float("nan"))
+    before = trainer.policy.state_dict()
+    with pytest.raises(FlowgrpoError, match=f"gradient of {name} is not finite"):
+        trainer.iterate(1)
+    trainer.pool.abandon()
+    after = trainer.policy.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_full_disk_is_said_and_keeps_the_older_checkpoint(
+    make_recipe: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Trainer(make_recipe(train__iterations=1)).run()
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if "iteration-000002" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    message = failure(make_recipe(train__iterations=3))
+    assert "No space left on device" in message and "earlier checkpoints are untouched" in message
+    monkeypatch.undo()
+    assert Trainer(make_recipe(train__iterations=3)).run().iterations == 3
+    assert [row["iteration"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_recipe: Make, tmp_path: Path) -> None:
+    Trainer(make_recipe(train__iterations=2)).run()
+    older, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
+    weights = newest / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(FlowgrpoError, match=r"weights.safetensors changed since it was written"):
+        load_checkpoint(newest)
+    assert Trainer(make_recipe(train__iterations=2)).run().iterations == 2
+    kinds = [row["message"] for row in read_jsonl(tmp_path / "run" / "events.jsonl") if row["kind"] == "warning"]
+    assert any("damaged" in message and "using the one before" in message for message in kinds)
+    load_checkpoint(newest)
+
+
+def test_no_usable_checkpoint_is_an_error_not_a_fresh_start(make_recipe: Make, tmp_path: Path) -> None:
+    Trainer(make_recipe(train__iterations=1)).run()
+    for folder in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        (folder / "manifest.json").write_text("{")
+    assert "no usable checkpoint is left" in failure(make_recipe(train__iterations=2))
+
+
+def test_another_recipe_does_not_continue_a_run(make_recipe: Make) -> None:
+    Trainer(make_recipe(train__iterations=1)).run()
+    message = failure(make_recipe(train__lr=0.5))
+    assert "holds a run of another recipe" in message and "--run.resume never" in message
+    assert Trainer(make_recipe(train__lr=0.5, run__resume="never", train__iterations=1)).run().iterations == 1
+
+
+def test_a_rollout_of_other_density_must_be_declared(make_recipe: Make, tmp_path: Path) -> None:
+    """Guidance in the rollout alone is off-policy: the recipe is refused unless it says so, then it is warned about."""
+    changes = {"model__guidance_scale": 4.0, "model__guidance_in_training": False}
+    with pytest.raises(FlowgrpoError, match="off_policy"):
+        make_recipe(**changes)
+    Trainer(make_recipe(train__off_policy=True, train__iterations=1, **changes)).run()
+    events = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert any("differ from the rollout's" in row["message"] for row in events if row["kind"] == "warning")
+
+
+def test_several_processes_are_refused(make_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in failure(make_recipe())
