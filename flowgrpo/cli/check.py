@@ -34,9 +34,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     if found.problems:
         return USAGE
     if options.run:
-        from flowgrpo.trainer import check_run
-
         from flowgrpo.progress import Progress
+        from flowgrpo.trainer import check_run
 
         row = check_run(loaded.recipe, progress=Progress())
         print(f"\none iteration, run\n{display.columns(_ran(row))}")
@@ -86,7 +85,10 @@ def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
 def _ran(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What one real iteration measured; both start-up checks have passed by then, or there was an error."""
     yield "time", display.duration(row["seconds"])
-    yield "reward", f"{row['reward/mean']:.4g} +- {row['reward/std']:.2g}; {row['reward/zero_std_groups']:.0%} flat groups"
+    yield (
+        "reward",
+        f"{row['reward/mean']:.4g} +- {row['reward/std']:.2g}; {row['reward/zero_std_groups']:.0%} flat groups",
+    )
     yield "first ratio", "exactly 1"
     gaps = zip(row["per_step"]["step"], row["per_step"]["rollout_gap"], strict=True)
     yield "rollout gap", ", ".join(f"step {step}: {gap:.1e}" for step, gap in gaps) or "no unit was trained"
