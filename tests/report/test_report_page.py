@@ -195,7 +195,8 @@ def test_pictures_outside_the_image_folder_or_of_another_kind_are_not_embedded(m
     (run / "images/before/002.png").unlink()
     index = json.loads((run / "images/index.json").read_text())
     index["columns"][0]["files"][0] = "../../run/images/before/003.png"
-    index["columns"][0]["files"][3] = "../recipe.json"
+    (run / "outside.png").write_bytes((run / "images/before/003.png").read_bytes())
+    index["columns"][0]["files"][3] = "../outside.png"
     (run / "images/index.json").write_text(json.dumps(index))
     page = written(run)
     assert page.count('class="hole"') == 3
