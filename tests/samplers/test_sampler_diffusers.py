@@ -68,7 +68,10 @@ def test_a_saved_pipeline_reloads_with_the_scheduler_and_gives_the_same(tiny, tm
     with_scheduler(tiny, kernel="cps", eta=0.6, seed=5, sde_steps=[0, 2], record="log_prob")
     want = tiny.latents()
     tiny.pipe.save_pretrained(tmp_path)
-    reloaded = type(tiny.pipe).from_pretrained(tmp_path, torch_dtype=tiny.pipe.transformer.dtype)
+    absent = {name: None for name, part in tiny.pipe.components.items() if part is None}
+    dtype = tiny.pipe.transformer.dtype
+    # Wan's loader keeps some modules in float32 whatever is asked for; the pipeline at hand has them all in dtype.
+    reloaded = type(tiny.pipe).from_pretrained(tmp_path, dtype=dtype, **absent).to(dtype)
     reloaded.set_progress_bar_config(disable=True)
     assert type(reloaded.scheduler) is FlowSDEScheduler
     assert settings(reloaded.scheduler) == settings(tiny.pipe.scheduler)
