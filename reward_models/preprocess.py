@@ -32,9 +32,7 @@ def clip_images(images: Tensor, config: Mapping[str, Any]) -> Tensor:
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
     mode = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-    resized = _resize(
-        _eight_bit(images), _resized_size(images.shape[-2:], (height, width), config["resize_mode"]), mode
-    )
+    resized = _resize(_eight_bit(images), _resized_size(images, (height, width), config["resize_mode"]), mode)
     cropped = _crop_or_pad(resized, height, width, config["fill_color"] / 255)
     mean, std = (torch.tensor(config[key], device=images.device).view(-1, 1, 1) for key in ("mean", "std"))
     return (cropped - mean) / std
@@ -44,8 +42,8 @@ def _eight_bit(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255) / 255
 
 
-def _resized_size(source: tuple[int, int], target: tuple[int, int], mode: str) -> tuple[int, int]:
-    (h, w), (height, width) = source, target
+def _resized_size(images: Tensor, target: tuple[int, int], mode: str) -> tuple[int, int]:
+    (h, w), (height, width) = images.shape[-2:], target
     if mode == "squash":
         return target
     if mode == "shortest" and height == width:

@@ -43,13 +43,15 @@ class Scores:
         return len(self.scores)
 
 
-def as_scores(values: Tensor, *, components: Mapping[str, Tensor] | None = None, error: str = "") -> Scores:
+def as_scores(
+    values: Tensor, *, components: Mapping[str, Tensor] | None = None, errors: Mapping[int, str] | None = None
+) -> Scores:
     """Scores from plain numbers, where a value that is not finite makes its sample invalid.
 
     Args:
         values: [N], any device and dtype.
         components: Further numbers, each [N].
-        error: Text of the invalid samples; by default it names the value.
+        errors: Texts of invalid samples by position; the text of the others names the value.
 
     Returns:
         The scores, NaN in every field of an invalid sample.
@@ -57,14 +59,15 @@ def as_scores(values: Tensor, *, components: Mapping[str, Tensor] | None = None,
     scores = _column(values)
     valid = torch.isfinite(scores)
     invalid = (~valid).nonzero().flatten().tolist()
-    errors = {i: error or f"the score is {scores[i].item()}, not a finite number" for i in invalid}
+    texts = {i: f"the score is {scores[i].item()}, not a finite number" for i in invalid}
+    texts |= {i: text for i, text in (errors or {}).items() if i in texts}
     extra = {name: _column(value).masked_fill(~valid, torch.nan) for name, value in (components or {}).items()}
-    return Scores(scores.masked_fill(~valid, torch.nan), valid, extra, errors)
+    return Scores(scores.masked_fill(~valid, torch.nan), valid, extra, texts)
 
 
 def failed(count: int, error: str) -> Scores:
     """`count` invalid samples with one error text."""
-    return as_scores(torch.full((count,), torch.nan), error=error)
+    return as_scores(torch.full((count,), torch.nan), errors=dict.fromkeys(range(count), error))
 
 
 def concatenate(parts: Sequence[Scores]) -> Scores:
