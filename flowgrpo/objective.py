@@ -25,6 +25,7 @@ from flowgrpo.weights import WEIGHTS
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """A resolved recipe section: functions and numbers, chosen once.

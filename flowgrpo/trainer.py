@@ -38,6 +38,7 @@ from flowgrpo.rewarding import RewardPool
 from flowgrpo.rollout import Collected, collect
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
+from flowgrpo.trackers import Trackers
 from flowgrpo.units import reward_metrics, shuffled, units_of
 from flowgrpo.update import Learner, Work
 from samplers.kernels import resolve_kernel
@@ -94,14 +95,16 @@ class Trainer:
             FlowgrpoError: whatever a user can act on; the last checkpoint stays usable.
         """
         self._start()
+        trackers = Trackers.start(self.recipe, self.folder.path)
         with signals_flagged() as flag:
             try:
-                reason = self._loop(flag)
+                reason = self._loop(flag, trackers)
             except Interrupted as signal_:
                 self._checkpoint()
                 return self._stopped(f"{signal_} received; `--run.resume auto` (the default) continues", True)
             finally:
                 self.pool.abandon()
+                trackers.end()
         self._say_if_never_clipped()
         self.policy.save(self.folder.adapter, self.judge.average)
         self.judge.after(self.iteration)
@@ -123,7 +126,7 @@ class Trainer:
         if not resumed:
             self.judge.before()
 
-    def _loop(self, flag: SignalFlag) -> str:
+    def _loop(self, flag: SignalFlag, trackers: Trackers) -> str:
         rewards = [row["reward/mean"] for row in read_jsonl(self.folder.metrics)]
         first = self.iteration + 1
         while True:
@@ -134,6 +137,7 @@ class Trainer:
             flag.leave_if_set()
             row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
             rewards.append(row["reward/mean"])
+            trackers.log(row)
             # Judged before saved: whoever is killed in between repeats the iteration and misses no evaluation.
             self.judge.during(self.iteration)
             if self.iteration % self.recipe.run.checkpoint_every == 0:

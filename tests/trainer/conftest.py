@@ -13,7 +13,7 @@ from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import load_recipe
 from tests.tiny import tiny_sd3_pipeline
 
-REWARDS = '''
+REWARDS = """
 import torch
 
 def red(images, prompts, metadata):
@@ -32,7 +32,7 @@ def slow(images, prompts, metadata):
     import time
     time.sleep(3)
     return images[:, 0].mean((1, 2))
-'''
+"""
 
 
 @pytest.fixture(scope="session")

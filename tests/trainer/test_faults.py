@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_and_keeps_the_older_checkpoint(
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(make_recipe: Make, tmp_path: Path) -> None:
     Trainer(make_recipe(train__iterations=2)).run()
-    older, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
+    _, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
     weights = newest / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from samplers.plans import cost
 
 from flowgrpo.planning import plan_for, roots_per_group
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer, check_run
+from samplers.plans import cost
 
 Make = Callable[..., Recipe]
 
@@ -121,7 +121,7 @@ def test_full_fine_tuning_learns_and_has_a_frozen_reference(make_recipe: Make) -
 
 
 def test_reward_rises(make_recipe: Make) -> None:
-    """Redness of a random pipeline's pictures, 25 iterations: the last five beat the first five by 3 standard errors."""
+    """Redness of a random pipeline: the last five of 25 iterations beat the first five by 3 standard errors."""
     recipe = make_recipe(
         train__lr=5e-3, train__group_size=8, model__adapter="full", train__iterations=25, sampler__kernel="cps"
     )
