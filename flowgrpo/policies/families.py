@@ -44,8 +44,6 @@ class Family:
     """Whether guidance runs a negative prompt; if not, the scale is an input of the network."""
     explicit_sigmas: bool = False
     """Whether the stock pipeline hands its scheduler explicit sigmas (the sigma trap of `samplers.sigmas`)."""
-    max_shift: float = 1.15
-    """Dynamic shift at the largest size where the scheduler's config does not say."""
 
 
 def _sd3_encode(pipe: Any, prompt: str, max_length: int, device: torch.device) -> dict[str, Tensor]:
@@ -122,7 +120,6 @@ STABLE_DIFFUSION_3 = Family(
     channels=lambda config: config.in_channels,
     patch=lambda config: config.patch_size,
     lora_targets=JOINT_ATTENTION,
-    max_shift=1.16,
 )
 
 FLUX_1 = Family(

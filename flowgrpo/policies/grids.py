@@ -81,21 +81,24 @@ def grid_sigmas(
     if "shift" not in config or strange:
         what = strange[0] if strange else "no flow-matching shift"
         raise RecipeError(f"model.path: its scheduler {config.get('_class_name')} has {what}, which is not supported")
-    return GRIDS[grid](steps, _shift(shift, config, family, tokens), family)
+    return GRIDS[grid](steps, _shift(shift, config, tokens), family)
 
 
-def _shift(override: float | None, config: Mapping[str, Any], family: Family, tokens: int) -> _Shift:
-    dynamic = override is None and bool(config.get("use_dynamic_shifting"))
-    mu = dynamic_mu(
-        tokens,
-        base_tokens=config.get("base_image_seq_len", 256),
-        max_tokens=config.get("max_image_seq_len", 4096),
-        base_shift=config.get("base_shift", 0.5),
-        max_shift=config.get("max_shift", family.max_shift),
-    )
+def _shift(override: float | None, config: Mapping[str, Any], tokens: int) -> _Shift:
+    dynamic = override is None and config.get("use_dynamic_shifting")
     return _Shift(
         static=config["shift"] if override is None else override,
-        mu=mu if dynamic else None,
+        mu=_dynamic_shift(config, tokens) if dynamic else None,
         shift_type=config.get("time_shift_type", "exponential"),
         terminal=config.get("shift_terminal"),
+    )
+
+
+def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    return dynamic_mu(
+        tokens,
+        base_tokens=config["base_image_seq_len"],
+        max_tokens=config["max_image_seq_len"],
+        base_shift=config["base_shift"],
+        max_shift=config["max_shift"],
     )

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from flowgrpo.errors import FlowgrpoError, RecipeError, RunError
 from flowgrpo.policies.families import FAMILIES
@@ -80,4 +81,5 @@ def test_grids_and_schedulers_that_are_not_known():
     with pytest.raises(RecipeError, match="scheduler DDIMScheduler has no flow-matching shift"):
         grid_sigmas(4, "diffusers", None, config={"_class_name": "DDIMScheduler"}, family=family, tokens=16)
     with pytest.raises(RecipeError, match="'dance' needs a static shift"):
-        grid_sigmas(4, "dance", None, config={"shift": 3.0, "use_dynamic_shifting": True}, family=family, tokens=16)
+        config = dict(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).config)
+        grid_sigmas(4, "dance", None, config=config, family=family, tokens=16)
