@@ -31,8 +31,8 @@ def gap_problem(recipe: Recipe, row: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"training recomputes log ratios that differ from the rollout's by {gap:.1e} at step {step}, more than a tenth "
-        f"of the clip range ({allowed:.1e}); use one dtype and one guidance in rollout and training, or widen "
-        "objective.clip_low and clip_high, or declare train.off_policy true"
+        f"of the clip range ({allowed:.1e}); use float32, or batches of one size (sampler.batch_size and "
+        "train.micro_batch_size) and one guidance in both, or wider clip ranges, or declare train.off_policy true"
     )
 
 

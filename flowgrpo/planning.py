@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowgrpo.importing import resolve
 from flowgrpo.recipe_checks import window_range
@@ -28,6 +28,13 @@ def _random_window(sigmas: Sequence[float], recipe: Recipe, iteration: int, chil
 
 
 PLANS: dict[str, PlanMaker] = {"all_steps": _all_steps, "random_window": _random_window}
+
+
+def kernel_of(recipe: Recipe) -> Callable[..., Any]:
+    """The stochastic step of a recipe, ours by name or a user's own. Imports torch."""
+    from samplers import KERNELS
+
+    return resolve(recipe.sampler.kernel, KERNELS, "sampler.kernel")
 
 
 def roots_per_group(recipe: Recipe) -> int:

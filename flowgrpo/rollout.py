@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgrpo.clock import Clock
 from flowgrpo.errors import RunError
 from flowgrpo.image_stats import image_statistics
-from flowgrpo.planning import roots_per_group
+from flowgrpo.planning import kernel_of, roots_per_group
 from flowgrpo.policy import Policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
@@ -122,7 +122,7 @@ def _sample(
             velocity,
             policy.initial_noise(keys),
             plan,
-            kernel=sampler.kernel,
+            kernel=kernel_of(recipe),
             eta=sampler.eta,
             keys=keys,
             batch_size=sampler.batch_size,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flowgrpo.errors import RunError
 
@@ -49,16 +49,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _cut_partial_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"", b"\n"):
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to a JSON-lines file, one write for all of them.
+    """Append rows to a JSON-lines file, one write for all of them; a line that a crash cut off is removed first.
 
     Raises: RunError: the disk is full or the folder not writable.
     """
     text = "".join(json.dumps(row, allow_nan=True) + "\n" for row in rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+        with open(path, "ab+") as file:
+            _cut_partial_line(file)
+            file.write(text.encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""Metrics to the experiment trackers that accelerate knows, if a recipe names any; the local files are always written."""
+"""Metrics to the experiment trackers that accelerate knows, if a recipe names any; local files are always written."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from flowgrpo.judging import Judge
 from flowgrpo.likelihood_flow import FIELDS
 from flowgrpo.objective import check_requirements, clip_warning, resolve_objective
 from flowgrpo.parity import gap_problem, refuse
-from flowgrpo.planning import plan_for, roots_per_group
+from flowgrpo.planning import kernel_of, plan_for, roots_per_group
 from flowgrpo.policy import Policy, load_policy
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, prompts_for
@@ -41,7 +41,6 @@ from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_f
 from flowgrpo.trackers import Trackers
 from flowgrpo.units import reward_metrics, shuffled, units_of
 from flowgrpo.update import Learner, Work
-from samplers.kernels import resolve_kernel
 from samplers.plans import Plan
 from samplers.rollout import step_distribution
 
@@ -204,8 +203,9 @@ class Trainer:
     def _trained_std(self, plan: Plan) -> Tensor:
         steps = torch.tensor([i for i, step in enumerate(plan.steps) if step.trained])
         nothing = torch.zeros(len(steps), 1)
-        kernel = resolve_kernel(self.recipe.sampler.kernel)
-        return step_distribution(kernel, nothing, nothing, plan, steps, self.recipe.sampler.eta).std.flatten()
+        return step_distribution(
+            kernel_of(self.recipe), nothing, nothing, plan, steps, self.recipe.sampler.eta
+        ).std.flatten()
 
     def _prompts(self, number: int) -> list[Prompt]:
         train = self.recipe.train

@@ -64,7 +64,11 @@ def test_first_update_is_on_policy_and_the_second_is_not(make_recipe: Make) -> N
 @pytest.mark.parametrize("plan", ["all_steps", "random_window"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_start_up_checks_hold(make_recipe: Make, kernel: str, plan: str, dtype: str) -> None:
-    """First ratio 1 to the bit and the gap to the rollout below a tenth of the clip range, or `check_run` raises."""
+    """First ratio 1 to the bit and the gap to the rollout below a tenth of the clip range, or `check_run` raises.
+
+    In bfloat16 micro-batches of 3 round otherwise than rollout batches of 8: the range is ten times wider there.
+    """
+    clip = 1e-3 if dtype == "float32" else 1e-2
     row = check_run(
         make_recipe(
             sampler__kernel=kernel,
@@ -73,10 +77,12 @@ def test_start_up_checks_hold(make_recipe: Make, kernel: str, plan: str, dtype: 
             sampler__window_high=3,
             model__dtype=dtype,
             train__micro_batch_size=3,
+            objective__clip_low=clip,
+            objective__clip_high=clip,
         )
     )
     assert row["ratio_minus_1/max"] == 0.0
-    assert row["rollout_gap"] <= 1e-4
+    assert row["rollout_gap"] <= clip / 10
     assert row["grad_norm"] > 0
 
 
