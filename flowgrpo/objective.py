@@ -230,6 +230,6 @@ def clip_warning(section: recipe.Objective, largest_gap: float) -> str | None:
     if largest_gap >= min(section.clip_low, section.clip_high):
         return None
     return (
-        f"the clip range [1 - {section.clip_low:g}, 1 + {section.clip_high:g}] of the ratio {section.ratio!r} has never "
-        f"acted: the largest |ratio - 1| so far is {largest_gap:.2e}"
+        f"the clip range [1 - {section.clip_low:g}, 1 + {section.clip_high:g}] of the ratio {section.ratio!r} has "
+        f"never acted: the largest |ratio - 1| so far is {largest_gap:.2e}"
     )
