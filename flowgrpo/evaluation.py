@@ -74,8 +74,8 @@ def evaluate_policy(
     for batch, images in drawn:
         owners = [jobs[k] for k in batch]
         rows = _score(scorers, images, [prompts[i] for i, _ in owners])
+        samples.update(zip(owners, rows, strict=True))
         lines = [{"prompt": i, "image": j, "scores": row} for (i, j), row in zip(owners, rows, strict=True)]
-        samples.update({(line["prompt"], line["image"]): line["scores"] for line in lines})
         if out is not None:
             append_jsonl(out, lines)
     seconds = time.perf_counter() - start

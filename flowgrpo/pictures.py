@@ -55,7 +55,7 @@ def _first_score(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[P
 
 def _enter(folder: RunFolder, texts: Sequence[str], seed: int, column: Mapping[str, Any]) -> None:
     path = folder.images / "index.json"
-    index = {"prompts": list(texts), "seeds": [seed] * len(texts), "columns": []}
+    index: dict[str, Any] = {"prompts": list(texts), "seeds": [seed] * len(texts), "columns": []}
     if path.exists():
         index["columns"] = json.loads(path.read_text(encoding="utf-8"))["columns"]
     others = [other for other in index["columns"] if other["label"] != column["label"]]

@@ -93,7 +93,7 @@ def _value(node: yaml.Node) -> Any:
         return _items(node)
     if isinstance(node, yaml.SequenceNode):
         return [without_lines(_value(child)) for child in node.value]
-    return Plain(node.value) if node.style is None else str(node.value)
+    return Plain(node.value) if node.style is None else str(node.value)  # type: ignore[attr-defined]
 
 
 def without_lines(value: Any) -> Any:
