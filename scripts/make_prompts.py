@@ -68,7 +68,7 @@ def _meaning(scene: Scene) -> Scene:
 
 def _draw(rng: np.random.Generator, sizes: dict[str, int], taken: set[Scene], *, held_out: bool) -> list[str]:
     """Distinct new captions in random order; all or none of them with a held-out combination."""
-    drawn = []
+    drawn: list[str] = []
     for kind, size in sizes.items():
         goal = len(drawn) + size
         while len(drawn) < goal:

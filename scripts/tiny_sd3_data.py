@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _render_one(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
     return render(scene, np.random.default_rng(seed))
 
 
-def _replace_item(scene: Scene, index: int, **changes: object) -> Scene:
+def _replace_item(scene: Scene, index: int, **changes: Any) -> Scene:
     items = list(scene.items)
     items[index] = dataclasses.replace(items[index], **changes)
     return Scene(tuple(items), scene.relation)

@@ -11,7 +11,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ EMPTY_SHARE = 0.1
 LONG_SHARE = 0.04
 LONG_ZEROS = 256
 LONG_BATCH = 16
-SHIFT = 3.0
+SIGMA_MEAN = 0.3
+"""Mean of the logit-normal noise levels (SD3, arXiv 2403.03206, section 3.1), a little towards noise."""
 
 
 def main() -> None:
@@ -147,8 +148,7 @@ def _flow_loss(
     blank = torch.rand(batch, generator=generator) < EMPTY_SHARE
     tokens = torch.where(blank[:, None], empty, ids[pick])
     noise = torch.randn(x0.shape, generator=generator)
-    uniform = torch.rand(batch, generator=generator)
-    sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    sigma = torch.sigmoid(SIGMA_MEAN + torch.randn(batch, generator=generator))
     mix = sigma[:, None, None, None]
     with torch.autocast("cpu", torch.bfloat16):
         embeddings, pooled = encode_text(model[1:], tokens, zeros)
@@ -156,7 +156,9 @@ def _flow_loss(
     return (velocity.float() - (noise - x0)).square().mean()
 
 
-def _update(optimizer: torch.optim.Optimizer, parameters: object, loss: torch.Tensor, rate: float) -> float:
+def _update(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], loss: torch.Tensor, rate: float
+) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()
@@ -225,7 +227,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd3"), help="folder of the finished pipeline")
     parser.add_argument("--stage", choices=("vae", "all"), default="all", help="stop after this stage")
     parser.add_argument("--pictures", type=int, default=40000)
-    parser.add_argument("--steps", type=int, default=5000, help="transformer updates")
+    parser.add_argument("--steps", type=int, default=4500, help="transformer updates")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--corrupted", type=float, default=0.5, help="share of captions with one attribute wrong")
     parser.add_argument("--typical", type=float, default=0.8, help="share of the usual mistakes among the wrong ones")
