@@ -77,7 +77,8 @@ def test_an_invalid_sample_changes_nothing_but_its_own_advantage(kind: str, std:
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_equal_rewards_and_lonely_samples_get_exactly_zero(eps: float, ddof: int) -> None:
-    rewards, group = torch.tensor([0.1, 0.1, 0.1, 0.7]), torch.tensor([0, 0, 0, 1])
+    # in float64 the mean of three 0.1 is not 0.1
+    rewards, group = torch.tensor([0.1, 0.1, 0.1, 0.7], dtype=torch.float64), torch.tensor([0, 0, 0, 1])
     got = group_advantages(rewards, torch.ones(4, dtype=torch.bool), group, eps=eps, ddof=ddof)
     assert torch.equal(got, torch.zeros(4, dtype=torch.float64))
 
@@ -136,6 +137,10 @@ def test_statistics() -> None:
     got = group_statistics(rewards, valid, GROUP)
     assert got == pytest.approx(
         {"group_std": math.sqrt(2 / 3) / 2, "zero_std_groups": 0.5, "groups": 2, "group_size": 2.5}, rel=1e-12
+    )
+    unheard = group_statistics(rewards, valid & (GROUP == 7), GROUP)
+    assert unheard == pytest.approx(
+        {"group_std": math.sqrt(2 / 3), "zero_std_groups": 0, "groups": 1, "group_size": 3}, rel=1e-12
     )
     nothing = group_statistics(rewards, ~ALL, GROUP)
     assert nothing["zero_std_groups"] == 1 and nothing["groups"] == 0
