@@ -48,7 +48,9 @@ def draw_column(
 
 
 def _first_score(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[Prompt]) -> list[float | None]:
-    scorer = next(iter(scorers.values()))
+    scorer = next(iter(scorers.values()), None)
+    if scorer is None:
+        return [None] * len(prompts)
     scores = scorer(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
     return [value if ok else None for value, ok in zip(scores.scores.tolist(), scores.valid.tolist(), strict=True)]
 

@@ -297,7 +297,7 @@ def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, 
     """
     with tempfile.TemporaryDirectory() as folder:
         run = recipe.run.model_copy(update={"dir": folder, "images": 0})
-        section = recipe.eval.model_copy(update={"prompts": {}})
+        section = recipe.eval.model_copy(update={"prompts": {}, "scorers": ()})
         trainer = Trainer(recipe.model_copy(update={"run": run, "eval": section}), progress=progress)
         try:
             row = trainer.iterate(1, check_parity=True)

@@ -2,7 +2,6 @@
 
 A ``Plan`` is a sigma grid and one ``Step`` per interval. Flow-GRPO, Flow-GRPO-Fast, MixGRPO, Flash, BranchGRPO,
 TempFlow-GRPO and their mixtures are plans; the engine in ``samplers.flow`` executes any of them as a tree.
-
 Pure Python: this module imports neither torch nor anything outside the standard library.
 """
 
@@ -396,7 +395,6 @@ def _shifted_level(sigmas: Sequence[float], point: float) -> float:
 
 def _shift_at(sigmas: Sequence[float], index: int) -> float:
     """Shift of one grid point; the two ends carry no information and take their neighbour's."""
-    last = len(sigmas) - 1
-    inner = min(max(index, 1), last - 1)
-    u = 1 - inner / last
+    inner = min(max(index, 1), len(sigmas) - 2)
+    u = 1 - inner / (len(sigmas) - 1)
     return sigmas[inner] / (1 - sigmas[inner]) * (1 - u) / u

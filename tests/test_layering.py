@@ -22,7 +22,7 @@ INTEGRATIONS = {"diffusers", "transformers", "peft", "accelerate", "open_clip"}
 MAY_INTEGRATE = {
     "samplers": ("diffusers_schedulers.py", "transformers_generate.py"),
     "reward_models": ("clip.py",),
-    "flowgrpo": ("policies/", "attention.py", "quiet.py"),
+    "flowgrpo": ("policies/", "attention.py", "quiet.py", "trackers.py"),
 }
 """The rest of each package knows no library of models."""
 PURE = (

@@ -155,6 +155,11 @@ def write_pictures(folder: Path, labels: Iterable[str], size: int = 64) -> None:
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+@pytest.fixture
+def make_picture() -> Callable[..., bytes]:
+    return picture
+
+
 def picture(place: int, order: int, size: int, noisy: bool = False) -> bytes:
     """A PNG of one coloured shape on grey; `noisy` makes it incompressible."""
     image = Image.new("RGB", (size, size), (60, 60, 66))

@@ -203,12 +203,10 @@ def test_pictures_outside_the_image_folder_or_of_another_kind_are_not_embedded(m
     assert page.count("<img") == 3 * 4 - 3
 
 
-def test_large_pictures_are_shrunk_and_only_small_ones_keep_their_pixels(make_run):
-    from conftest import picture
-
+def test_large_pictures_are_shrunk_and_only_small_ones_keep_their_pixels(make_run, make_picture):
     run = make_run(2)
     assert written(run).count('class="pixelated"') == 12
-    (run / "images/before/000.png").write_bytes(picture(0, 0, 512, noisy=True))
+    (run / "images/before/000.png").write_bytes(make_picture(0, 0, 512, noisy=True))
     page = written(run)
     assert page.count("data:image/jpeg") == 1 and page.count('class="pixelated"') == 11
     assert len(page) < 600_000
