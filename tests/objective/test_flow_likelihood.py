@@ -39,6 +39,7 @@ def test_ratios_are_differences_of_the_density_that_they_belong_to(kernel, reduc
     new, old = step(kernel, v_new), step(kernel, v_old)
     x_next = old.sample(draw(*v_new.shape, seed=4))
     record = flow_record(new, old, x_next, dt=SIGMA_NEXT - SIGMA, reduction=reduction)
+    assert torch.equal(record.log_prob.flatten(), new.log_prob(x_next, reduction))
     for ratio, density in ((plain, "gaussian"), (unscaled, "unscaled")):
         difference = new.log_prob(x_next, reduction, density) - old.log_prob(x_next, reduction, density)
         torch.testing.assert_close(ratio(record).flatten(), difference, rtol=1e-10, atol=1e-12)
