@@ -213,7 +213,7 @@ def measure(model: torch.nn.Module, tokenizer: Any, seed: int) -> dict[str, Any]
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-clip"), help="folder of the result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=40000, help="rendered training pictures")
