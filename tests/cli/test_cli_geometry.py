@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import SHAPES, write_header
+from cli_files import SHAPES, write_header
 
 from flowgrpo.estimates import decode_flops, estimate, forward_flops, memory
 from flowgrpo.geometry import geometry

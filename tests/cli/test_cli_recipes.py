@@ -77,6 +77,15 @@ def test_lists_and_nested_keys() -> None:
     assert sets == {"heldout": "shapes/heldout", "combos": "shapes/combos", "more": "more.txt"}
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("1e+3", 1000.0), ("-2", -2), ("true", True), ("null", None), ("[1, a]", "[1, a]"), ("no", "no")],
+)
+def test_options_of_scorers_have_the_types_of_yaml(word: str, expected: object) -> None:
+    (given,) = load_recipe(None, ["--reward.options.gold.x", word]).recipe.reward.options["gold"].values()
+    assert given == expected and type(given) is type(expected)
+
+
 def test_python_values_are_taken_as_they_are() -> None:
     loaded = load_recipe("demo", {"train.lr": 0.5, "reward.names": {"clip": 2}, "train.betas": (0.1, 0.2)})
     assert (loaded.recipe.train.lr, loaded.recipe.reward.names, loaded.recipe.train.betas) == (
