@@ -120,7 +120,7 @@ def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: tor
     def step(i: int) -> float:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
         loss = _flow_loss(model, latents, ids, empty, generator)
-        value = _update(optimizer, model.parameters(), loss, RATE * _schedule(i, args.steps, 200))
+        value = _update(optimizer, model.parameters(), loss, RATE * _schedule(*_position(i, args.cycles), 200))
         _average(average, model, min(EMA_DECAY, (i + 1) / (i + 10)))
         return value
 
@@ -130,8 +130,8 @@ def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: tor
         network, decoder = copy.deepcopy(average[0]).half(), copy.deepcopy(vae).half()
         make_pipeline(decoder, network, (average[1], average[2]), tokenizer).save_pretrained(args.out)
 
-    _loop("transformer", start, args.steps, step, save, args.save_every)
-    save(args.steps)
+    _loop("transformer", start, sum(args.cycles), step, save, args.save_every)
+    save(sum(args.cycles))
 
 
 def _flow_loss(
@@ -174,6 +174,15 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _position(step: int, cycles: list[int]) -> tuple[int, int]:
+    """Step within its cycle, and the length of that cycle."""
+    for cycle in cycles:
+        if step < cycle:
+            return step, cycle
+        step -= cycle
+    raise ValueError(f"step lies {step} beyond the cycles {cycles}")
 
 
 @torch.no_grad()
@@ -227,7 +236,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-sd3"), help="folder of the finished pipeline")
     parser.add_argument("--stage", choices=("vae", "all"), default="all", help="stop after this stage")
     parser.add_argument("--pictures", type=int, default=40000)
-    parser.add_argument("--steps", type=int, default=4500, help="transformer updates")
+    parser.add_argument("--cycles", type=int, nargs="+", default=[4500, 5000], help="updates in each cosine cycle")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--corrupted", type=float, default=0.5, help="share of captions with one attribute wrong")
     parser.add_argument("--typical", type=float, default=0.8, help="share of the usual mistakes among the wrong ones")

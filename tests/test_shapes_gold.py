@@ -99,7 +99,7 @@ def test_layouts_keep_apart_and_keep_relations():
         for _ in range(30):
             a, b = shapes.layout(scene, rng)
             assert ux * (a.x - b.x) + uy * (a.y - b.y) >= a.radius + b.radius + 3
-            assert all(p.radius + 2 <= v <= 62 - p.radius for p in (a, b) for v in (p.x, p.y))
+            assert all(p.radius <= v <= 64 - p.radius for p in (a, b) for v in (p.x, p.y))
 
 
 def test_gold_is_right_on_rendered_pictures(world):
@@ -122,6 +122,18 @@ def test_gold_bears_noise_and_blur(world):
         noisy = [np.clip(p + rng.normal(0, 0.03 * 255, p.shape), 0, 255) for p in changed]
         assert strict_of(noisy, scenes).mean() >= 0.98
     assert strict_of(blurred, scenes).mean() >= 0.98
+
+
+def test_gold_does_not_need_the_lattice(world):
+    scenes, _ = world
+    rng = np.random.default_rng(6)
+
+    def shaken(thing: Placed) -> Placed:
+        x, y, scale = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.94, 1.06)
+        return Placed(thing.color, thing.shape, thing.x + x, thing.y + y, scale * thing.radius)
+
+    pictures = [draw(tuple(shaken(thing) for thing in shapes.layout(scene, rng)), rng) for scene in scenes]
+    assert strict_of(pictures, scenes).mean() >= 0.995
 
 
 def test_gold_is_deterministic_and_samples_are_independent(world):
