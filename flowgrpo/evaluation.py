@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ def evaluate_policy(
     )
     for batch, images in drawn:
         owners = [jobs[k] for k in batch]
-        rows = _score(scorers, images, [prompts[i] for i, _ in owners])
+        rows = score_pictures(scorers, images, [prompts[i] for i, _ in owners])
         samples.update(zip(owners, rows, strict=True))
         lines = [{"prompt": i, "image": j, "scores": row} for (i, j), row in zip(owners, rows, strict=True)]
         if out is not None:
@@ -95,7 +96,17 @@ def _earlier(out: Path | None, settings: Settings, prompts: Sequence[Prompt]) ->
     return {}
 
 
-def _score(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[Prompt]) -> list[Row]:
+def _fingerprint(model: str, adapter: Path | None) -> str:
+    """The model's path and, for trained weights, their path and a digest: other weights are another evaluation."""
+    if adapter is None:
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(adapter.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return f"{model} with {adapter} ({digest.hexdigest()[:16]})"
+
+
+def score_pictures(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[Prompt]) -> list[Row]:
     """One dict per picture: "scorer" and "scorer.component" -> number, None where invalid."""
     columns: dict[str, list[float]] = {}
     for name, scorer in scorers.items():
@@ -189,7 +200,7 @@ def evaluate(
         guidance_scale=section.guidance_scale if guidance_scale is None else guidance_scale,
         images_per_prompt=images_per_prompt or section.images_per_prompt,
         seed=section.seed if seed is None else seed,
-        weights=str(adapter or "base"),
+        weights=_fingerprint(recipe.model.path, adapter),
     )
     options = recipe.reward.options
     loaded = {name: load(name, device=str(policy.device), **options.get(name, {})) for name in scorers}
