@@ -45,12 +45,13 @@ def test_guidance_and_prompt_show_in_the_picture(section, kind):
 @pytest.mark.skipif(not (TINY_SD3 / "model_index.json").is_file(), reason="the embedded model is not there")
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.5])
 def test_embedded_model_matches_the_stock_pipeline(guidance_scale):
+    """To 1e-4, where samples of one noise count as equal: trained weights and guidance amplify rounding."""
     model = Model(path="tiny-sd3", height=64, width=64)
     policy, pipe = load_policy(model), stock_pipeline(TINY_SD3)
     prompts = ["a red circle", "three blue squares"]
     options = {"steps": 6, "guidance_scale": guidance_scale}
     expected = draw_stock(pipe, policy, prompts, **options, max_sequence_length=model.max_sequence_length)
-    torch.testing.assert_close(draw(policy, prompts, **options), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(draw(policy, prompts, **options), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
