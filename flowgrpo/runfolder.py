@@ -1,9 +1,10 @@
 """The run folder: what a run leaves on disk, and the only module that names its files.
 
-    recipe.json  metrics.jsonl  timing.jsonl  eval.jsonl  events.jsonl  images/  eval/  checkpoints/  adapter/
+    recipe.json  metrics.jsonl  timing.jsonl  eval.jsonl  events.jsonl  trees.jsonl  matrices.jsonl
+    images/  eval/  checkpoints/  adapter/
 
-`metrics.jsonl` holds deterministic values only, so that a killed and resumed run leaves the same file as an
-uninterrupted one; wall times are in `timing.jsonl`.
+`metrics.jsonl`, `trees.jsonl` and `matrices.jsonl` hold deterministic values only, so that a killed and resumed run
+leaves the same files as an uninterrupted one; wall times are in `timing.jsonl`.
 """
 
 from __future__ import annotations
@@ -96,6 +97,16 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def trees(self) -> Path:
+        """Recorded trees, one row of `flowgrpo.tree_record.tree_row` each."""
+        return self.path / "trees.jsonl"
+
+    @property
+    def matrices(self) -> Path:
+        """Recorded pairwise comparisons of one group each: who won against whom."""
+        return self.path / "matrices.jsonl"
+
+    @property
     def images(self) -> Path:
         return self.path / "images"
 
@@ -121,7 +132,7 @@ class RunFolder:
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows of iterations after `iteration`: they belong to a part of the run that was lost."""
-        for path in (self.metrics, self.timing, self.evaluations):
+        for path in (self.metrics, self.timing, self.evaluations, self.trees, self.matrices):
             rows = [row for row in read_jsonl(path) if row["iteration"] <= iteration]
             if path.exists():
                 write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -30,9 +30,11 @@ class UnitMetrics:
             self._parts[name].append(parts[name].detach().flatten().to("cpu", torch.float64))
 
     def summary(self) -> dict[str, object]:
-        """The iteration's loss, kl and clip shares, and "per_step" lists in the order of the plan's trained steps."""
+        """The iteration's loss, kl and clip shares, which steps its plan trains, and "per_step" lists in their order."""
+        plan = self.rollout.plan
+        window = {"steps": len(plan.steps), "trained_steps": list(plan.trained_steps)}
         if not self._edges:
-            return {"loss": 0.0, "kl": 0.0, "clip/low": 0.0, "clip/high": 0.0, "per_step": {"step": []}}
+            return {"loss": 0.0, "kl": 0.0, "clip/low": 0.0, "clip/high": 0.0, **window, "per_step": {"step": []}}
         values = {name: torch.cat(parts) for name, parts in self._parts.items()}
         step = self.rollout.edge_step[torch.cat(self._edges)]
         shares = torch.cat(self._shares)
@@ -43,6 +45,7 @@ class UnitMetrics:
             "clip/high": values["clip_high"].mean().item(),
             "rollout_gap": values["rollout_gap"].mean().item(),
             "ratio_minus_1/max": values["ratio_minus_1"].abs().max().item(),
+            **window,
             "per_step": _per_step(values, step),
         }
 
