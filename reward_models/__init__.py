@@ -1,6 +1,7 @@
 """Reward models: how a picture becomes a score.
 
-`load(name)` gives a :class:`~reward_models.scorer.Scorer`: a callable ``scorer(images, prompts, metadata) -> Scores``.
+`load(name)` gives a :class:`~reward_models.scorer.Scorer`: a callable ``scorer(images, prompts, metadata) -> Scores``,
+which takes the group of each picture as well where it compares pictures with each other.
 Names are loaded on first use, so that importing the package costs nothing and works without torch.
 """
 
@@ -10,14 +11,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reward_models.comparisons import Comparison, win_matrix
+    from reward_models.pairwise import pairwise_judge
     from reward_models.registry import SCORERS, check_name, load
     from reward_models.scorer import Scorer
     from reward_models.scores import ScorerError, Scores
 
-__all__ = ["SCORERS", "Scorer", "ScorerError", "Scores", "check_name", "load"]
+__all__ = [
+    "SCORERS",
+    "Comparison",
+    "Scorer",
+    "ScorerError",
+    "Scores",
+    "check_name",
+    "load",
+    "pairwise_judge",
+    "win_matrix",
+]
 
 _HOMES = {
     "SCORERS": "registry",
+    "Comparison": "comparisons",
+    "win_matrix": "comparisons",
+    "pairwise_judge": "pairwise",
     "check_name": "registry",
     "load": "registry",
     "Scorer": "scorer",

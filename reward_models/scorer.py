@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reward_models.batching import call_in_slices
+from reward_models.comparisons import Seed
 from reward_models.scores import ScorerError, Scores, concatenate, failed, take, with_components
 
 Metadata = Sequence[Mapping[str, Any]]
@@ -22,7 +23,8 @@ class Card:
     Attributes:
         name: The name or import path under which it was loaded.
         version: Changes whenever the scores may change: hash of weights, preprocessing or source.
-        kind: How many samples one judgement takes.
+        kind: How many samples one judgement takes: "pointwise" scorers look at each by itself, "pairwise" ones compare
+            the members of a group with each other.
         media: What it looks at.
         needs: What else it reads of a sample: "prompt", "metadata".
         range: Lowest and highest possible score.
@@ -36,7 +38,7 @@ class Card:
 
     name: str
     version: str
-    kind: Literal["pointwise"] = "pointwise"
+    kind: Literal["pointwise", "pairwise"] = "pointwise"
     media: Literal["image"] = "image"
     needs: tuple[str, ...] = ("prompt",)
     range: tuple[float, float] = (-torch.inf, torch.inf)
@@ -50,46 +52,88 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer(Card):
-    """A pointwise reward model: a card and a function.
+    """A reward model: a card and a function.
 
     Attributes:
-        function: (images float32 [n, 3, H, W] in [0, 1], n prompts, n metadata) -> Scores of length n. It may raise:
-            the call then reports its samples as invalid, with the exception's text.
+        function: Pointwise: (images float32 [n, 3, H, W] in [0, 1], n prompts, n metadata) -> Scores of length n. It
+            may raise: the call then reports its samples as invalid, with the exception's text. Pairwise: the same with
+            two more arguments, the group of each picture (n integers) and a seed; it gets all pictures at once, and
+            `reward_models.pairwise.pairwise_scorer` makes it.
     """
 
-    function: Callable[[Tensor, list[str], list[Mapping[str, Any]]], Scores]
+    function: Callable[..., Scores]
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Metadata | None = None) -> Scores:
+    def __call__(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Metadata | None = None,
+        *,
+        group: Sequence[int] | None = None,
+        seed: Seed = 0,
+    ) -> Scores:
         """Score N pictures.
 
         Args:
             images: [N, 3, H, W], floating, in [0, 1].
             prompts: N texts.
             metadata: N mappings with what else is known of each sample; None is empty ones.
+            group: N integers, equal for pictures that are compared with each other. Pairwise scorers need it, pointwise
+                ones ignore it.
+            seed: Key of what a pairwise scorer draws: who meets whom, and who is shown first.
 
         Returns:
             Scores of length N. A picture with a value that is not finite is invalid and is not shown to the model.
 
         Raises:
-            ScorerError: The lengths, the shape or the dtype are wrong, or the model answered in the wrong form.
+            ScorerError: The lengths, the shape or the dtype are wrong, a pairwise scorer was given no groups, or the
+                model answered in the wrong form.
         """
         rows = [{}] * len(prompts) if metadata is None else list(metadata)
         _check_batch(self.name, images, prompts, rows)
+        groups = _checked_groups(self, group, len(prompts))
         clean = torch.isfinite(images).flatten(1).all(1).tolist()
         kept = [i for i, is_clean in enumerate(clean) if is_clean]
         left_out = [i for i, is_clean in enumerate(clean) if not is_clean]
-        part = call_in_slices(
-            self.function,
+        part = _CALLS[self.kind](
+            self,
             images[kept].float().clamp(0, 1),
             [prompts[i] for i in kept],
             [rows[i] for i in kept],
-            limit=self.max_batch,
-            label=self.name,
+            [groups[i] for i in kept],
+            seed,
         )
         both = concatenate([part, failed(len(left_out), "the picture holds values that are not finite")])
         position = {row: i for i, row in enumerate([*kept, *left_out])}
         return with_components(take(both, [position[i] for i in range(len(clean))]), self.components)
+
+
+def _one_by_one(
+    scorer: Scorer, images: Tensor, prompts: list[str], rows: list[Mapping[str, Any]], group: list[int], seed: Seed
+) -> Scores:
+    return call_in_slices(scorer.function, images, prompts, rows, limit=scorer.max_batch, label=scorer.name)
+
+
+def _together(
+    scorer: Scorer, images: Tensor, prompts: list[str], rows: list[Mapping[str, Any]], group: list[int], seed: Seed
+) -> Scores:
+    return scorer.function(images, prompts, rows, group, seed)
+
+
+_CALLS: dict[str, Callable[..., Scores]] = {"pointwise": _one_by_one, "pairwise": _together}
+
+
+def _checked_groups(scorer: Scorer, group: Sequence[int] | None, count: int) -> list[int]:
+    if group is None and scorer.kind == "pairwise":
+        raise ScorerError(
+            f"scorer '{scorer.name}' compares pictures of one prompt with each other and has no score for single "
+            "ones: it rewards a training run, and evaluations and `flowgrpo score` take pointwise scorers"
+        )
+    groups = [0] * count if group is None else [int(label) for label in group]
+    if len(groups) != count:
+        raise ScorerError(f"scorer '{scorer.name}' got {count} images and {len(groups)} groups; right would be one each")
+    return groups
 
 
 def _check_batch(name: str, images: Tensor, prompts: Sequence[str], metadata: Metadata) -> None:

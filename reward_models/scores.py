@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from reward_models.comparisons import Comparison
+
 
 class ScorerError(ValueError):
     """The reward model is used or written wrongly: the run should stop, no sample is at fault."""
@@ -24,12 +26,14 @@ class Scores:
         valid: bool [N].
         components: Further named numbers per sample, each float64 [N], NaN where invalid.
         errors: Why, for each invalid sample, by its position.
+        comparisons: What a pairwise scorer judged, by positions in this batch; those without a verdict hold NaN.
     """
 
     scores: Tensor
     valid: Tensor
     components: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(value.shape) for name, value in (("valid", self.valid), *self.components.items())}
@@ -77,20 +81,26 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
     names = dict.fromkeys(name for part in parts for name in part.components)
     blank = [torch.full((len(part),), torch.nan, dtype=torch.float64) for part in parts]
     starts = [sum(len(part) for part in parts[:i]) for i in range(len(parts))]
+    placed = list(zip(starts, parts, strict=True))
     return Scores(
         torch.cat([part.scores for part in parts]),
         torch.cat([part.valid for part in parts]),
         {n: torch.cat([p.components.get(n, b) for p, b in zip(parts, blank, strict=True)]) for n in names},
-        {start + i: text for start, part in zip(starts, parts, strict=True) for i, text in part.errors.items()},
+        {start + i: text for start, part in placed for i, text in part.errors.items()},
+        tuple(Comparison(start + a, start + b, verdict) for start, part in placed for a, b, verdict in part.comparisons),
     )
 
 
 def take(scores: Scores, rows: Sequence[int]) -> Scores:
-    """The samples at `rows`, in that order."""
+    """The samples at distinct `rows`, in that order, with the comparisons among them."""
     index = torch.as_tensor(list(rows), dtype=torch.long)
     errors = {i: scores.errors[row] for i, row in enumerate(rows) if row in scores.errors}
     components = {name: value[index] for name, value in scores.components.items()}
-    return Scores(scores.scores[index], scores.valid[index], components, errors)
+    place = {row: i for i, row in enumerate(rows)}
+    comparisons = tuple(
+        Comparison(place[a], place[b], verdict) for a, b, verdict in scores.comparisons if a in place and b in place
+    )
+    return Scores(scores.scores[index], scores.valid[index], components, errors, comparisons)
 
 
 def with_components(scores: Scores, names: Sequence[str]) -> Scores:
