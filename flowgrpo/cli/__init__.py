@@ -1,4 +1,5 @@
-"""The command line. Commands import what they need when they run: `--help`, `check`, `report` and `env` stay quick.
+"""The command line. Commands import what they need when they run: `--help`, `check`, `report`,
+`cite` and `env` stay quick.
 
 Exit codes: 0 done, 1 something failed at run time, 2 the command line, recipe or prompts are wrong, 130 interrupted.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo import __version__
-from flowgrpo.cli import check, env, evaluate, report, sample, score, train
+from flowgrpo.cli import check, cite, env, evaluate, report, sample, score, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
 from flowgrpo.environment import require_own_packages
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Any] = {
     "score": score,
     "check": check,
     "report": report,
+    "cite": cite,
     "env": env,
 }
 INTERRUPTED = 130

@@ -44,10 +44,10 @@ def bins(iterations: Sequence[int], most: int) -> list[range]:
     return [range(start, min(start + size, len(iterations))) for start in range(0, len(iterations), size)]
 
 
-def bin_labels(iterations: Sequence[int], groups: Iterable[range]) -> list[str]:
+def bin_labels(places: Sequence[int], groups: Iterable[range], noun: str = "iteration") -> list[str]:
     """ "iteration 7" or "iterations 7 to 9" for each bin."""
-    ends = ((iterations[group[0]], iterations[group[-1]]) for group in groups)
-    return [f"iteration {first}" if first == last else f"iterations {first} to {last}" for first, last in ends]
+    ends = ((places[group[0]], places[group[-1]]) for group in groups)
+    return [f"{noun} {first}" if first == last else f"{noun}s {first} to {last}" for first, last in ends]
 
 
 def figure(title: str, drawing: Html, *, now: str = "", legend: Html | None = None, notes: Iterable[str] = ()) -> Html:

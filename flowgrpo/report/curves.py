@@ -15,7 +15,7 @@ SMOOTHED_OVER = 10
 SMOOTHED_SHARE = 20
 """The trailing mean of a reward covers a twentieth of the run, at least ten iterations."""
 SCORER_MEAN = re.compile(r"reward/(?P<name>.+)/mean")
-COUNTED = ("samples", "updates", "units/kept", "decodes", "scored")
+COUNTED = ("samples", "updates", "units/kept", "decodes", "scored", "steps")
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def heat_chart(chart: HeatChart) -> Html | None:
             _description(chart, cells),
             tip,
             _cells(cells, columns, row_height, _shade(magnitudes)),
-            _row_labels(chart.steps, row_height),
+            row_labels(chart.steps, row_height),
             binned_x_axis(chart.iterations, columns, len(groups), bottom),
             height=bottom + BOTTOM,
         ),
@@ -94,17 +94,9 @@ def _decades(magnitudes: Sequence[float]) -> tuple[float, float]:
 
 
 def _cells(cells: Matrix, columns: Scale, row_height: float, shade: Scale) -> Html:
-    width = columns(1) - columns(0)
-    gap = 1.0 if width > 5 else 0.3
     return join(
-        tag(
-            "rect",
-            x=f"{columns(column) + gap / 2:.1f}",
-            y=f"{TOP + row * row_height + 0.5:.1f}",
-            width=f"{width - gap:.1f}",
-            height=row_height - 1,
-            class_="cell minus" if value < 0 else "cell",
-            fill_opacity=f"{_opacity(value, shade):.2f}",
+        cell(
+            columns, column, TOP + row * row_height, row_height, "minus" if value < 0 else "", _opacity(value, shade)
         )
         for row, line in enumerate(cells)
         for column, value in enumerate(line)
@@ -112,14 +104,31 @@ def _cells(cells: Matrix, columns: Scale, row_height: float, shade: Scale) -> Ht
     )
 
 
+def cell(columns: Scale, column: int, top: float, height: float, kind: str, opacity: float) -> Html:
+    """One cell of a strip or matrix; `kind` is empty for the plain hue, "minus" for the other one, "still" for grey."""
+    width = columns(1) - columns(0)
+    gap = 1.0 if width > 5 else 0.3
+    return tag(
+        "rect",
+        x=f"{columns(column) + gap / 2:.1f}",
+        y=f"{top + 0.5:.1f}",
+        width=f"{width - gap:.1f}",
+        height=f"{height - 1:g}",
+        class_=f"cell {kind}".strip(),
+        fill_opacity=f"{opacity:.2f}",
+    )
+
+
 def _opacity(value: float, shade: Scale) -> float:
     return shade(max(abs(value), shade.low)) if value else FAINTEST / 2
 
 
-def _row_labels(steps: Sequence[int], row_height: float) -> Html:
+def row_labels(steps: Sequence[int], row_height: float) -> Html:
+    """Sampling steps to the left of their rows, every n-th where rows are low."""
+    every = math.ceil(12 / row_height)
     labels = (
         tag("text", step, x=LEFT - 6, y=TOP + (row + 0.5) * row_height, dy="0.32em", text_anchor="end", class_="tick")
-        for row, step in enumerate(steps)
+        for row, step in list(enumerate(steps))[::every]
     )
     return join([tag("text", "sampling step", x=2, y=TOP - 9, class_="label"), *labels])
 

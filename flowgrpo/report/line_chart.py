@@ -1,4 +1,4 @@
-"""Lines over iterations, with a band for the spread and dashed lines for limits."""
+"""Lines over iterations or sampling steps, with a band for the spread and dashed lines for limits."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class LineChart:
         zero: whether the y axis starts at 0.
         limits: dashed horizontal lines, (name, value).
         notes: remarks below the chart.
+        axis: what the places on the x axis count.
     """
 
     title: str
@@ -60,6 +61,7 @@ class LineChart:
     zero: bool = False
     limits: Sequence[tuple[str, float]] = ()
     notes: Sequence[str] = ()
+    axis: str = "iteration"
 
 
 def line_chart(chart: LineChart) -> Html | None:
@@ -80,7 +82,7 @@ def line_chart(chart: LineChart) -> Html | None:
         _description(chart),
         tip,
         y_axis(y, chart.unit),
-        x_axis(x, chart.iterations[0], chart.iterations[-1], "iteration", HEIGHT - BOTTOM),
+        x_axis(x, chart.iterations[0], chart.iterations[-1], chart.axis, HEIGHT - BOTTOM),
         *(_limit(value, y) for _, value in drawn.limits),
         *(_line(line, index, drawn.iterations, x, y) for index, line in enumerate(drawn.series)),
     )
@@ -98,14 +100,14 @@ def _percent_sign(chart: LineChart) -> str:
 
 def _thinned(chart: LineChart) -> tuple[LineChart, list[str], str]:
     groups = bins(chart.iterations, MOST_POINTS)
-    labels = bin_labels(chart.iterations, groups)
+    labels = bin_labels(chart.iterations, groups, chart.axis)
     size = len(groups[0]) if groups else 1
     if size == 1:
         return chart, labels, ""
     thin = _averager(groups)
     series = [replace(s, values=thin(s.values), spread=s.spread and thin(s.spread)) for s in chart.series]
     places = [chart.iterations[group[len(group) // 2]] for group in groups]
-    return replace(chart, iterations=places, series=series), labels, f"Each point is the mean of {size} iterations."
+    return replace(chart, iterations=places, series=series), labels, f"Each point is the mean of {size} {chart.axis}s."
 
 
 def _averager(groups: Sequence[range]) -> Callable[[Values], list[float | None]]:
@@ -214,16 +216,16 @@ def _reading(line: Series, index: int) -> str:
 
 
 def _description(chart: LineChart) -> str:
-    return " ".join(_summary(line, chart.iterations, chart.unit) for line in chart.series)
+    return " ".join(_summary(line, chart) for line in chart.series)
 
 
-def _summary(line: Series, iterations: Sequence[int], unit: str) -> str:
-    there = [(value, place) for value, place in zip(line.values, iterations, strict=True) if value is not None]
+def _summary(line: Series, chart: LineChart) -> str:
+    there = [(value, place) for value, place in zip(line.values, chart.iterations, strict=True) if value is not None]
     if not there:
         return f"{line.name}: no values."
     (first, start), (last, end) = there[0], there[-1]
     low, high = min(there), max(there)
     return (
-        f"{line.name}{f' ({unit})' if unit else ''}: {number(first)} at iteration {start}, {number(last)} at iteration "
-        f"{end}; lowest {number(low[0])} at {low[1]}, highest {number(high[0])} at {high[1]}."
+        f"{line.name}{f' ({chart.unit})' if chart.unit else ''}: {number(first)} at {chart.axis} {start}, {number(last)} "
+        f"at {chart.axis} {end}; lowest {number(low[0])} at {low[1]}, highest {number(high[0])} at {high[1]}."
     )

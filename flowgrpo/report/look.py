@@ -93,6 +93,11 @@ figure { margin: 0; }
 .legend li { display: flex; align-items: center; gap: .35rem; }
 .swatch { width: .7rem; height: .7rem; border-radius: 3px; background: currentColor; }
 .swatch.dashed { height: 0; border-radius: 0; background: none; border-top: 2px dashed var(--quiet); }
+.swatch.drawn { height: 0; border-radius: 0; background: none; border-top: 2px solid var(--ink); }
+.swatch.pruned { height: 0; border-radius: 0; background: none; border-top: 2px dashed var(--quiet); }
+.swatch.ode { height: 0; border-radius: 0; background: none; border-top: 1px solid var(--axis); }
+.swatch.trained { background: var(--heat); }
+.swatch.still { background: var(--line); }
 .swatch.base { border-radius: 50%; background: var(--quiet); }
 .swatch.latest { border-radius: 50%; background: var(--s1); }
 .ramp {
@@ -114,6 +119,14 @@ svg text { fill: var(--quiet); font-size: 11px; font-family: inherit; font-varia
 .bar { fill: currentColor; }
 .cell { fill: var(--heat); }
 .cell.minus { fill: var(--heat-minus); }
+.cell.still { fill: var(--line); }
+svg text.on { fill: var(--ink); }
+.edge { fill: none; stroke: var(--ink); stroke-width: 1.3; }
+.edge.pruned { stroke: var(--quiet); stroke-width: 1.1; stroke-dasharray: 3 2.5; }
+.edge.ode { stroke: var(--axis); stroke-width: .8; }
+.node { fill: color-mix(in srgb, var(--heat) var(--share, 0%), var(--surface)); stroke: var(--quiet); }
+.node.minus { fill: color-mix(in srgb, var(--heat-minus) var(--share, 0%), var(--surface)); }
+.node { stroke-width: .6; }
 .s1 { color: var(--s1); } .s2 { color: var(--s2); } .s3 { color: var(--s3); } .s4 { color: var(--s4); }
 .s5 { color: var(--s5); } .s6 { color: var(--s6); } .s7 { color: var(--s7); } .s8 { color: var(--s8); }
 .whiskers { display: block; }

@@ -14,12 +14,15 @@ from flowgrpo.report.evaluations import evaluation_section
 from flowgrpo.report.events import event_section
 from flowgrpo.report.look import STYLE
 from flowgrpo.report.markup import Html, join, tag
+from flowgrpo.report.matrices import matrix_section
 from flowgrpo.report.overview import overview
 from flowgrpo.report.pictures import picture_section
 from flowgrpo.report.run_data import RunData, read_run
 from flowgrpo.report.script import SCRIPT
 from flowgrpo.report.steps import policy_section
 from flowgrpo.report.times import time_section
+from flowgrpo.report.trees import tree_section
+from flowgrpo.report.windows import window_section
 from flowgrpo.runfolder import write_atomically
 
 Section = Callable[[RunData], Html | None]
@@ -28,6 +31,9 @@ SECTIONS: tuple[tuple[str, Section], ...] = (
     ("Evaluation", evaluation_section),
     ("Pictures", picture_section),
     ("Reward", reward_section),
+    ("Win matrix", matrix_section),
+    ("Tree", tree_section),
+    ("Window", window_section),
     ("Policy by step", policy_section),
     ("Optimisation", optimisation_section),
     ("Guard rails", guard_rail_section),

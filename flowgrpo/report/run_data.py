@@ -28,6 +28,8 @@ class RunData:
     timing: tuple[Row, ...] = ()
     evaluations: tuple[Row, ...] = ()
     events: tuple[Row, ...] = ()
+    trees: tuple[Row, ...] = ()
+    matrices: tuple[Row, ...] = ()
     images: Row | None = None
     notes: tuple[str, ...] = ()
 
@@ -76,6 +78,8 @@ def read_run(path: Path) -> RunData:
         timing=_by_iteration(_rows(folder.timing, notes, "no iteration was timed")),
         evaluations=_rows(folder.evaluations, notes, "no evaluation has finished"),
         events=_rows(folder.events, notes, "no event was recorded"),
+        trees=_rows(folder.trees, notes),
+        matrices=_rows(folder.matrices, notes),
         images=as_mapping(_json(folder.images / "index.json", notes, "no pictures were drawn")) or None,
         notes=tuple(notes),
     )
@@ -109,21 +113,23 @@ def _json(path: Path, notes: list[str], consequence: str) -> Any:
         return None
 
 
-def _rows(path: Path, notes: list[str], consequence: str) -> tuple[Row, ...]:
+def _rows(path: Path, notes: list[str], consequence: str = "") -> tuple[Row, ...]:
+    """Rows of a file; one without a consequence belongs to some recipes only, and nobody misses it."""
     if not path.is_file():
-        notes.append(f"{_shown(path)} is missing: {consequence}.")
+        if consequence:
+            notes.append(f"{_shown(path)} is missing: {consequence}.")
         return ()
     try:
         rows = read_jsonl(path)
         lines = len([line for line in path.read_bytes().splitlines() if line.strip()])
     except (OSError, ValueError) as error:
-        notes.append(f"{_shown(path)} cannot be read ({type(error).__name__}): {consequence}.")
+        notes.append(f"{_shown(path)} cannot be read ({type(error).__name__}): {consequence or 'left out'}.")
         return ()
     if lines > len(rows):
         notes.append(
             f"{_shown(path)}: line {len(rows) + 1} is cut off or damaged; {lines - len(rows)} of {lines} left out."
         )
-    elif not rows:
+    elif not rows and consequence:
         notes.append(f"{_shown(path)} is empty: {consequence}.")
     return tuple(row for row in rows if isinstance(row, Mapping))
 

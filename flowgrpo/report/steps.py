@@ -1,9 +1,9 @@
-"""The policy by sampling step: ratio − 1, the gap to the rollout, and clipping."""
+"""The policy by sampling step: ratio − 1, weight in the loss, the gap to the rollout, and clipping."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import median, pstdev
 
 from flowgrpo.report.heat_chart import HeatChart, heat_chart
 from flowgrpo.report.line_chart import LineChart, Series, line_chart
@@ -54,7 +54,8 @@ def policy_section(run: RunData) -> Html:
     if not steps:
         return note("No per-step values were logged yet.")
     matrices = {key: step_matrix(run, key, steps) for key in dict.fromkeys([*dict(HEAT), *(k for k, *_ in TABLE)])}
-    charts = [_gap_chart(run, matrices["rollout_gap"])]
+    charts = [_weight_chart(steps, matrices["weight"]), _ratio_chart(steps, matrices)]
+    charts += [_gap_chart(run, matrices["rollout_gap"])]
     charts += [heat_chart(HeatChart(title, run.iterations, steps, matrices[key])) for key, title in HEAT]
     return join(
         [
@@ -76,6 +77,30 @@ def _gap_chart(run: RunData, gaps: Matrix) -> Html | None:
     limits = [("a tenth of the clip range", min(ranges) / 10)] if ranges else []
     line = Series("largest over steps", largest)
     return line_chart(LineChart("Rollout gap", run.iterations, [line], "|log-prob difference|", True, limits))
+
+
+def _weight_chart(steps: Sequence[int], weights: Matrix) -> Html | None:
+    """Mean loss weight of each step; a band where it changed during the run."""
+    means, spread = [mean(row) for row in weights], [_deviation(row) for row in weights]
+    changed = max(present(spread), default=0.0) > 1e-6 * max(present(means), default=0.0)
+    line = Series("mean over iterations", means, spread if changed else None)
+    return line_chart(LineChart("Loss weight by step", steps, [line], "weight of a unit", True, axis="sampling step"))
+
+
+def _ratio_chart(steps: Sequence[int], matrices: dict[str, Matrix]) -> Html | None:
+    """Mean and spread over samples of ratio − 1, averaged over iterations: a mean beside 0 shows a biased ratio."""
+    means = [mean(row) for row in matrices["ratio_minus_1_mean"]]
+    spread = [mean(row) for row in matrices["ratio_minus_1_std"]]
+    if not any(present(spread)):
+        return None
+    line = Series("mean over samples", means, spread)
+    limits = [("unbiased", 0.0)]
+    return line_chart(LineChart("Ratio − 1 by step", steps, [line], "ratio − 1", limits=limits, axis="sampling step"))
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    there = present(values)
+    return pstdev(there) if there else None
 
 
 def _on_policy(run: RunData) -> str:

@@ -6,19 +6,14 @@ import io
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+from report_rows import PROMPTS, branch_tree, per_step, win_row, write_lines
 
-PROMPTS = (
-    "a red circle",
-    "three blue squares",
-    "a green cross above a white triangle",
-    "<script>alert(1)</script> & co",
-)
 STEPS = (1, 2, 3, 4)
 
 
@@ -26,10 +21,6 @@ STEPS = (1, 2, 3, 4)
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """make_run(iterations=40) writes a finished run and gives its folder."""
     return lambda iterations=40: write_run(tmp_path / "run", iterations)
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_run(path: Path, iterations: int = 40) -> Path:
@@ -41,6 +32,8 @@ def write_run(path: Path, iterations: int = 40) -> Path:
     write_lines(path / "timing.jsonl", (timing_row(i, rng) for i in range(1, iterations + 1)))
     write_lines(path / "eval.jsonl", evaluation_rows(iterations))
     write_lines(path / "events.jsonl", EVENTS)
+    write_lines(path / "trees.jsonl", (branch_tree(1), branch_tree(iterations, pruned=True)))
+    write_lines(path / "matrices.jsonl", (win_row(1, 8), win_row(iterations, 8)))
     write_pictures(path / "images", ("before", f"iteration {iterations // 2}", "after"))
     return path
 
@@ -49,7 +42,7 @@ def recipe() -> dict[str, Any]:
     values = {
         "model": {"path": "tiny-sd3", "dtype": "float32", "adapter": "full", "height": 64, "width": 64},
         "data": {"prompts": "shapes/train", "limit": None},
-        "sampler": {"steps": 10, "kernel": "cps", "eta": 0.8, "plan": "random_window"},
+        "sampler": {"steps": 10, "kernel": "cps", "eta": 0.8, "window": "random"},
         "reward": {"names": {"gold": 1.0, "gold.strict": 0.0, "clip": 0.0}, "max_invalid_share": 0.1},
         "objective": {"ratio": "plain", "clip_low": 1e-4, "clip_high": 1e-4, "beta": 0.0},
         "train": {"lr": 1e-4, "max_grad_norm": 1.0, "seed": 42, "shuffle_rewards": False},
@@ -75,25 +68,10 @@ def metric_row(iteration: int, last: int, rng: random.Random) -> dict[str, Any]:
         "clip/low": 0.1 * done, "clip/high": 0.12 * done, "advantage/abs_mean": 0.8,
         "parameters/update_norm": 0.01, "image/brightness": 0.4 + 0.02 * done, "image/saturation": 0.6,
         "image/edge_density": 0.1, "image/diversity": 0.3 - 0.05 * done,
-        "per_step": per_step(window, rng),
+        "steps": 10, "trained_steps": list(window), "per_step": per_step(window, rng),
         "forwards/sampling": 3840, "forwards/trained": 768, "forwards/old": 0, "forwards/reference": 0,
         "decodes": 192, "scored": 192, "custom/number": 3 * done,
     }  # fmt: skip
-
-
-def per_step(steps: Iterable[int], rng: random.Random) -> dict[str, list[float]]:
-    steps = list(steps)
-    return {
-        "step": steps,
-        "ratio_minus_1_mean": [rng.gauss(0, 2e-6) for _ in steps],
-        "ratio_minus_1_std": [abs(rng.gauss(3e-5, 1e-5)) for _ in steps],
-        "ratio_minus_1_max": [abs(rng.gauss(1e-4, 4e-5)) for _ in steps],
-        "rollout_gap": [abs(rng.gauss(2e-7, 5e-8)) for _ in steps],
-        "clip_low": [0.1 for _ in steps],
-        "clip_high": [0.125 for _ in steps],
-        "std": [0.8 / step for step in steps],
-        "weight": [1.0 for _ in steps],
-    }
 
 
 def timing_row(iteration: int, rng: random.Random) -> dict[str, Any]:

@@ -21,6 +21,9 @@ FLAGS = (
     "--virtual-time-budget=4000",
 )  # fmt: skip
 
+LAST_PLACES = ("iteration 40", "iterations 40", "sampling step 4", "step 20", "against member 7")
+"""What the right end of a chart is called: of the run, of the plan, of a tree, of a matrix."""
+
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
 
 # The page sits untouched in an inner frame of the wanted width, since a window cannot be made as narrow as a phone.
@@ -91,7 +94,7 @@ def test_no_error_no_overflow_and_every_picture_and_value_is_seen(make_run, tmp_
     assert len(seen["readings"]) >= 25
     for name, pointed, stepped, inside in seen["readings"]:
         assert name and inside
-        assert pointed.startswith(("iteration 40", "iterations 40")) and stepped != pointed
+        assert pointed.startswith(LAST_PLACES) and stepped != pointed
     assert seen["hidden"] is True
     assert seen["text"] >= 9
     assert seen["cut"] == []
