@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowgrpo.errors import RunError
 from flowgrpo.recipe import Reward
-from reward_models import Scorer, ScorerError, Scores, load
+from reward_models import Comparison, Scorer, ScorerError, Scores, load
 from reward_models.scores import concatenate
 
 SHOWN_ERRORS = 3
@@ -27,13 +27,15 @@ class Rewards:
     """What the scorers said of N samples, in sample order.
 
     scores: scorer -> [N] float64; valid: [N], True where every scorer of non-zero weight gave a number;
-    components: "scorer.component" -> [N]; errors: sample -> message.
+    components: "scorer.component" -> [N]; errors: sample -> message; comparisons: pairwise scorer -> every comparison
+    that it made, by sample positions (`reward_models.win_matrix` makes one group's table of them).
     """
 
     scores: dict[str, Tensor]
     valid: Tensor
     components: dict[str, Tensor]
     errors: dict[int, str]
+    comparisons: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
 
     @property
     def invalid_share(self) -> float:
@@ -65,9 +67,27 @@ class RewardPool:
         options = section.options
         return cls({name: load(name, device=device, **options.get(name, {})) for name in section.names}, section)
 
-    def submit(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
-        """Queue N pictures [N, 3, H, W]; the tensor must not be changed afterwards."""
-        self._pending.append(self._executor.submit(self._score, images, list(prompts), list(metadata)))
+    def submit(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+        *,
+        group: Sequence[int],
+        seed: tuple[int, ...],
+    ) -> None:
+        """Queue N pictures [N, 3, H, W]; the tensor must not be changed afterwards.
+
+        Args:
+            images: the pictures.
+            prompts: N texts.
+            metadata: N mappings.
+            group: prompt of each picture within the iteration, [N]; whole groups only, since pairwise scorers compare
+                the members of a group with each other.
+            seed: (run seed, iteration), of what pairwise scorers draw.
+        """
+        batch = (images, list(prompts), list(metadata), list(group), seed)
+        self._pending.append(self._executor.submit(self._score, *batch))
 
     def collect(self) -> Rewards:
         """Wait for everything submitted since the last call and return it in that order.
@@ -93,12 +113,19 @@ class RewardPool:
         self._pending = []
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _score(self, images: Tensor, prompts: list[str], metadata: list[Mapping[str, Any]]) -> dict[str, Scores]:
+    def _score(
+        self,
+        images: Tensor,
+        prompts: list[str],
+        metadata: list[Mapping[str, Any]],
+        group: list[int],
+        seed: tuple[int, ...],
+    ) -> dict[str, Scores]:
         result = {}
         for name, scorer in self.scorers.items():
             start = time.perf_counter()
             with nullcontext() if scorer.thread_safe else self._locks[name]:
-                result[name] = scorer(images, prompts, metadata)
+                result[name] = scorer(images, prompts, metadata, group=group, seed=seed)
             self.seconds += time.perf_counter() - start
         return result
 
@@ -107,7 +134,8 @@ class RewardPool:
         valid = torch.stack([part.valid for part in trained]).all(0)
         errors = {i: f"{name}: {text}" for name, part in scores.items() for i, text in part.errors.items()}
         components = {f"{name}.{key}": value for name, part in scores.items() for key, value in part.components.items()}
-        return Rewards({name: part.scores for name, part in scores.items()}, valid, components, errors)
+        comparisons = {name: part.comparisons for name, part in scores.items() if part.comparisons}
+        return Rewards({name: part.scores for name, part in scores.items()}, valid, components, errors, comparisons)
 
     def _refuse_too_many_failures(self, rewards: Rewards) -> None:
         share, allowed = rewards.invalid_share, self.section.max_invalid_share

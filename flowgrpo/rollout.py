@@ -80,7 +80,8 @@ def collect(
         with clock.stage("decode"):
             images = policy.decode(part.samples)
         statistics.append(image_statistics(images, owner))
-        pool.submit(images, [prompt.text for prompt in texts], [prompt.metadata for prompt in texts])
+        facts = [prompt.text for prompt in texts], [prompt.metadata for prompt in texts]
+        pool.submit(images, *facts, group=owner.tolist(), seed=(recipe.train.seed, iteration))
         parts.append(part)
         between(groups.stop, len(prompts))
     rollout = merge(parts)

@@ -202,12 +202,12 @@ def _hashed(*key: object) -> int:
 def _valid_columns(comparisons: Sequence[Comparison], group: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """first and second int64 [C], verdict float64 [C], of the comparisons that have a verdict."""
     valid = [comparison for comparison in comparisons if not math.isnan(comparison.verdict)]
-    for first, second, verdict in valid:
-        if group[first] != group[second] or first == second:
-            raise ValueError(f"samples {first} and {second} were compared; right would be two of one group")
+    for a, b, verdict in valid:
+        if group[a] != group[b] or a == b:
+            raise ValueError(f"samples {a} and {b} were compared; right would be two of one group")
         if not 0 <= verdict <= 1:
             raise ValueError(
-                f"the verdict on samples {first} and {second} is {verdict:g}; right would be 1 (the first wins), 0, "
+                f"the verdict on samples {a} and {b} is {verdict:g}; right would be 1 (the first wins), 0, "
                 "1/2 for a tie, a number between, or NaN for none"
             )
     first, second = (torch.tensor([c[k] for c in valid], dtype=torch.long) for k in (0, 1))

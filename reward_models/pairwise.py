@@ -138,9 +138,11 @@ def _hold(
     index = torch.tensor(schedule, dtype=torch.long).view(-1, 2)
     texts = [prompts[pair.first] for pair in schedule]
     told = call_in_slices(ask, index, texts, [{}] * len(schedule), limit=limit, label=label)
-    comparisons = tuple(Comparison(*pair, verdict) for pair, verdict in zip(schedule, told.scores.tolist(), strict=True))
+    judged = zip(schedule, told.scores.tolist(), strict=True)
+    comparisons = tuple(Comparison(*pair, verdict) for pair, verdict in judged)
     rates, _ = RATINGS[tournament.rating](comparisons, group)
-    scores = as_scores(rates, components=_components(comparisons, len(group)), errors=_reasons(schedule, told, len(group)))
+    facts, reasons = _components(comparisons, len(group)), _reasons(schedule, told, len(group))
+    scores = as_scores(rates, components=facts, errors=reasons)
     return replace(scores, comparisons=comparisons)
 
 
@@ -156,13 +158,14 @@ def _as_verdicts(answer: Any, count: int, label: str) -> Tensor:
     verdicts = torch.as_tensor(answer, dtype=torch.float64)
     if verdicts.shape != (count,):
         raise ScorerError(
-            f"scorer '{label}' returned verdicts {list(verdicts.shape)} for {count} comparisons; right would be one each"
+            f"scorer '{label}' returned verdicts {list(verdicts.shape)} for {count} comparisons; "
+            "right would be one each"
         )
     wrong = verdicts[(verdicts < 0) | (verdicts > 1)]
     if len(wrong):
         raise ScorerError(
-            f"scorer '{label}' returned the verdict {wrong[0].item():g}; right would be 1 where the first picture wins, "
-            "0 where the second does, 1/2 for a tie, a number between, or NaN for none"
+            f"scorer '{label}' returned the verdict {wrong[0].item():g}; right would be 1 where the first picture "
+            "wins, 0 where the second does, 1/2 for a tie, a number between, or NaN for none"
         )
     return verdicts
 

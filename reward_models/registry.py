@@ -16,8 +16,12 @@ SCORERS: dict[str, str] = {
     "gold": "reward_models.gold_scorer:gold",
     "gold_strict": "reward_models.gold_scorer:gold_strict",
     "clip": "reward_models.clip:clip",
+    "preference": "reward_models.preference:preference",
 }
 """Name -> "module:factory"; a factory takes `device` and its own options as keywords and returns a Scorer."""
+
+PAIRWISE = frozenset({"preference"})
+"""Those that compare the pictures of a group with each other and have no score for a single one."""
 
 
 def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
@@ -46,19 +50,28 @@ def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
     return factory(device=device, **options)
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, single: bool = False) -> None:
     """Raise where `name` is neither a known scorer nor an import path. Imports nothing.
 
     Args:
         name: What a recipe calls the scorer.
+        single: Whether it is to score pictures one by one, as evaluations do. A user's function is not looked into: its
+            scorer refuses when it is called.
 
     Raises:
-        ValueError: The name is unknown; the message lists the known ones and the nearest match.
+        ValueError: The name is unknown; the message lists the known ones and the nearest match. Or it cannot score
+            single pictures.
     """
     if name not in SCORERS and ":" not in name:
         raise ValueError(
             f"unknown scorer '{name}'{near(name, list(SCORERS))}; right would be one of {', '.join(SCORERS)}, "
             "or your own function as package.module:function or path/to/file.py:function"
+        )
+    if single and name in PAIRWISE:
+        pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE)
+        raise ValueError(
+            f"scorer '{name}' compares pictures of one prompt with each other and has no score for single ones; "
+            f"right would be one of {pointwise}"
         )
 
 

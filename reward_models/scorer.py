@@ -132,7 +132,9 @@ def _checked_groups(scorer: Scorer, group: Sequence[int] | None, count: int) -> 
         )
     groups = [0] * count if group is None else [int(label) for label in group]
     if len(groups) != count:
-        raise ScorerError(f"scorer '{scorer.name}' got {count} images and {len(groups)} groups; right would be one each")
+        raise ScorerError(
+            f"scorer '{scorer.name}' got {count} images and {len(groups)} groups; right would be one for each image"
+        )
     return groups
 
 

@@ -82,12 +82,13 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
     blank = [torch.full((len(part),), torch.nan, dtype=torch.float64) for part in parts]
     starts = [sum(len(part) for part in parts[:i]) for i in range(len(parts))]
     placed = list(zip(starts, parts, strict=True))
+    comparisons = (Comparison(at + a, at + b, verdict) for at, part in placed for a, b, verdict in part.comparisons)
     return Scores(
         torch.cat([part.scores for part in parts]),
         torch.cat([part.valid for part in parts]),
         {n: torch.cat([p.components.get(n, b) for p, b in zip(parts, blank, strict=True)]) for n in names},
-        {start + i: text for start, part in placed for i, text in part.errors.items()},
-        tuple(Comparison(start + a, start + b, verdict) for start, part in placed for a, b, verdict in part.comparisons),
+        {at + i: text for at, part in placed for i, text in part.errors.items()},
+        tuple(comparisons),
     )
 
 

@@ -45,7 +45,12 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
     function = import_function(spec)
     if "device" in inspect.signature(function).parameters:
         options = {"device": device, **options}
-    card = {"name": spec, "version": _source_hash(function), "thread_safe": False, "deterministic": False}
+    card: dict[str, Any] = {
+        "name": spec,
+        "version": _source_hash(function),
+        "thread_safe": False,
+        "deterministic": False,
+    }
     if is_pairwise_judge(function):
         tournament = Tournament(**{key: options.pop(key) for key in _TOURNAMENT & set(options)})
         _check_signature(spec, function, options, "prompts, images_a, images_b")
@@ -99,8 +104,7 @@ def _check_signature(spec: str, function: UserFunction, options: Mapping[str, An
     except TypeError as error:
         given = f" with options {', '.join(sorted(options))}" if options else ""
         raise ScorerError(
-            f"reward '{spec}' has the signature {signature} and cannot be called as f({arguments})"
-            f"{given}: {error}"
+            f"reward '{spec}' has the signature {signature} and cannot be called as f({arguments}){given}: {error}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Replies of vision-language judges as verdicts: 1 where the first picture wins, 0 where the second does, 1/2 for a tie.
+"""Replies of vision-language judges as verdicts: 1 where the first picture wins, 0 where the second does, 1/2 a tie.
 
 The forms are those of the UnifiedReward judges that Pref-GRPO (arXiv 2508.20751) asks. Where its code counts a reply
 that it cannot read as a tie, such a reply is NaN here: it says nothing, and half a win for both would pull their rates
@@ -100,7 +100,8 @@ def flex(text: str) -> FlexReply:
     """
     reply = _json_object(text)
     listed = reply.get("categories")
-    entries = [entry for entry in listed[:_VOTING_CATEGORIES] if isinstance(entry, dict)] if _is_list(listed) else []
+    voting = listed[:_VOTING_CATEGORIES] if isinstance(listed, list) else []
+    entries = [entry for entry in voting if isinstance(entry, dict)]
     votes = tuple((str(entry.get("name") or _UNNAMED), _winner(entry.get("cat_winner"))) for entry in entries)
     return FlexReply(_winner(reply.get("winner")), votes)
 
@@ -143,7 +144,9 @@ def category_mean(rates: Mapping[str, Tensor], weights: Sequence[float] = (), *,
     return total / weight_sum
 
 
-def flex_mix(overall: Tensor, categories: Tensor, *, overall_weight: float = 1.0, category_weight: float = 1.0) -> Tensor:
+def flex_mix(
+    overall: Tensor, categories: Tensor, *, overall_weight: float = 1.0, category_weight: float = 1.0
+) -> Tensor:
     """Overall and category win rates as one reward.
 
     This is the intended formula: in Pref-GRPO's code a loop variable takes the place of the category weight.
@@ -189,7 +192,3 @@ def _json_object(text: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
     return {}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
