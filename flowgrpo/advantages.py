@@ -150,7 +150,7 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {"grpo": grpo, "rwr": rwr, "sft":
 
 
 def normalise_then_weigh(
-    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor]
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor], **_: Any
 ) -> Tensor:
     """Sum of weight * advantage of each reward: a reward's scale does not matter (DanceGRPO, arXiv 2505.07818).
 
@@ -158,6 +158,7 @@ def normalise_then_weigh(
         rewards: scorer -> [N], those of non-zero weight.
         weights: scorer -> weight.
         advantage: rewards [N] -> advantages [N].
+        **_: ignored.
 
     Returns:
         Tensor: [N].
@@ -166,7 +167,7 @@ def normalise_then_weigh(
 
 
 def weigh_then_normalise(
-    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor]
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], advantage: Callable[[Tensor], Tensor], **_: Any
 ) -> Tensor:
     """Advantage of the weighted sum of raw rewards: the reward of the largest scale leads (Flow-GRPO's code).
 
@@ -174,6 +175,7 @@ def weigh_then_normalise(
         rewards: scorer -> [N], those of non-zero weight.
         weights: scorer -> weight.
         advantage: rewards [N] -> advantages [N].
+        **_: ignored.
 
     Returns:
         Tensor: [N].
@@ -181,9 +183,35 @@ def weigh_then_normalise(
     return advantage(sum(weights[name] * values.double() for name, values in rewards.items()))  # type: ignore[arg-type]
 
 
+def decoupled(
+    rewards: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    advantage: Callable[[Tensor], Tensor],
+    *,
+    valid: Tensor,
+) -> Tensor:
+    """`normalise_then_weigh`, then a z-score over all valid samples (sample std + 1e-8).
+
+    However many rewards there are, the sum has the scale of one. Source: multi-reward decoupled normalisation (arXiv
+    2601.05242), as Pref-GRPO's shared recipe has it.
+
+    Args:
+        rewards: scorer -> [N], those of non-zero weight.
+        weights: scorer -> weight.
+        advantage: rewards [N] -> advantages [N].
+        valid: [N] bool.
+
+    Returns:
+        Tensor: [N] float64, 0 where not valid.
+    """
+    total = normalise_then_weigh(rewards, weights, advantage)
+    return group_advantages(total, valid, valid.long() * 0, ddof=1, eps=1e-8)
+
+
 COMBINATIONS: dict[str, Callable[..., Tensor]] = {
     "normalise_then_weigh": normalise_then_weigh,
     "weigh_then_normalise": weigh_then_normalise,
+    "decoupled": decoupled,
 }
 
 
@@ -218,7 +246,11 @@ def combined_advantages(
     if not trained:
         raise ValueError(f"no reward has a weight other than 0 among {', '.join(weights) or 'none'}: nothing to train")
     function = resolve(combine, COMBINATIONS, "reward.combine")
-    return clamped(function(trained, weights, lambda values: group_advantages(values, valid, group, **options)), clamp)
+
+    def advantage(values: Tensor) -> Tensor:
+        return group_advantages(values, valid, group, **options)
+
+    return clamped(function(trained, weights, advantage, valid=valid), clamp)
 
 
 def group_statistics(rewards: Tensor, valid: Tensor, group: Tensor) -> dict[str, float]:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from adapters_objective import ADAPTERS as OBJECTIVE
+from adapters_rewards import ADAPTERS as REWARDS
 from adapters_samplers import ADAPTERS as SAMPLERS
 
-ADAPTERS = SAMPLERS | OBJECTIVE
+ADAPTERS = SAMPLERS | OBJECTIVE | REWARDS
 
 FLOAT64 = (1e-6, 2e-7)
 """Relative and absolute tolerance; the absolute one covers constants that a source evaluated in float32."""
