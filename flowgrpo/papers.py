@@ -95,7 +95,16 @@ PAPERS: dict[str, Paper] = {
     "grpo_guard": Paper(
         "GRPO-Guard: Mitigating Implicit Over-Optimization in Flow Matching via Regulated Clipping",
         (
-            *("Jing Wang", "Jiajun Liang", "Jie Liu", "Henglin Liu", "Gongye Liu", "Jun Zheng", "Wanyuan Pang", "Ao Ma"),
+            *(
+                "Jing Wang",
+                "Jiajun Liang",
+                "Jie Liu",
+                "Henglin Liu",
+                "Gongye Liu",
+                "Jun Zheng",
+                "Wanyuan Pang",
+                "Ao Ma",
+            ),
             *("Zhenyu Xie", "Xintao Wang", "Meng Wang", "Pengfei Wan", "Xiaodan Liang"),
         ),
         2025,

@@ -7,7 +7,7 @@ deterministic stretch between two of them is one edge, however many steps it tak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from samplers.rollout import FlowRollout
 
-NO_PARENT = -1
+NONE = -1
+"""No parent, no trained edge above: the mark that rollouts use."""
 
 
 @dataclass(slots=True)
@@ -93,10 +94,22 @@ def tree_row(
 
 def _check(rollout: FlowRollout, rewards: Tensor, advantages: Tensor, keep: Tensor) -> None:
     leaves, edges = len(rollout.sample_root), len(rollout.edge_step)
-    for name, values, length in (("rewards", rewards, leaves), ("advantages", advantages, edges), ("keep", keep, edges)):
+    wanted = {"rewards": (rewards, leaves, "leaf"), "advantages": (advantages, edges, "trained edge")}
+    for name, (values, length, each) in {**wanted, "keep": (keep, edges, "trained edge")}.items():
         if values.shape != (length,):
-            raise ValueError(f"{name} must be [{length}], one per {'leaf' if name == 'rewards' else 'trained edge'} of "
-                             f"the rollout, got {list(values.shape)}")  # fmt: skip
+            raise ValueError(f"{name} must be [{length}], one per {each} of the rollout, got {list(values.shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A trained edge, or a leaf (edge -1): its root, step, first leaf, the trained edge above, and its input."""
+
+    root: int
+    step: int
+    leaf: int
+    above: int
+    edge: int = NONE
+    source: int = NONE
 
 
 def _grown(rollout: FlowRollout, roots: frozenset[int]) -> _Forest:
@@ -107,45 +120,42 @@ def _grown(rollout: FlowRollout, roots: frozenset[int]) -> _Forest:
     follow each other in this order, hence a later input at a smaller step ends the earlier twig.
     """
     forest = _Forest()
-    start = {root: forest.add(NO_PARENT, 0) for root in sorted(roots)}
+    start = {root: forest.add(NONE, 0) for root in sorted(roots)}
     child: dict[int, int] = {}
     inputs: dict[int, int] = {}
     trunks: dict[int, list[int]] = {}
-    for root, step, edge, above, source, leaf in _events(rollout, roots):
-        anchor = child[above] if above >= 0 else start[root]
+    for event in _events(rollout, roots):
+        anchor = start[event.root] if event.above == NONE else child[event.above]
         trunk = trunks.setdefault(anchor, [anchor])
-        if edge is None:
-            forest.leaf[leaf] = forest.add(trunk[-1], step)
+        if event.edge == NONE:
+            forest.leaf[event.leaf] = forest.add(trunk[-1], event.step)
             continue
-        if source not in inputs:
-            while len(trunk) > 1 and forest.step[trunk[-1]] >= step:
+        if event.source not in inputs:
+            while len(trunk) > 1 and forest.step[trunk[-1]] >= event.step:
                 trunk.pop()
-            if forest.step[trunk[-1]] < step:
-                trunk.append(forest.add(trunk[-1], step))
-            inputs[source] = trunk[-1]
-        child[edge] = forest.add(inputs[source], step + 1, edge)
+            if forest.step[trunk[-1]] < event.step:
+                trunk.append(forest.add(trunk[-1], event.step))
+            inputs[event.source] = trunk[-1]
+        child[event.edge] = forest.add(inputs[event.source], event.step + 1, event.edge)
     return forest
 
 
-def _events(
-    rollout: FlowRollout, roots: frozenset[int]
-) -> Iterator[tuple[int, int, int | None, int, int | None, int]]:
-    """(root, step, edge, trained edge above, input, first leaf) of edges and leaves, sorted by (first leaf, step)."""
-    root_of = rollout.sample_root.tolist()
-    spans, steps = rollout.edge_leaves.tolist(), rollout.edge_step.tolist()
-    above, source = rollout.edge_parent.tolist(), rollout.edge_input.tolist()
-    nearest = [NO_PARENT] * len(root_of)
-    for edge in sorted(range(len(steps)), key=steps.__getitem__):
+def _events(rollout: FlowRollout, roots: frozenset[int]) -> list[_Event]:
+    """Edges and leaves below the roots, by (first leaf, step)."""
+    root_of, spans = rollout.sample_root.tolist(), rollout.edge_leaves.tolist()
+    nearest = [NONE] * len(root_of)
+    edges = list(
+        zip(rollout.edge_step.tolist(), rollout.edge_parent.tolist(), rollout.edge_input.tolist(), strict=True)
+    )
+    for edge in sorted(range(len(edges)), key=lambda each: edges[each][0]):
         first, last = spans[edge]
         nearest[first:last] = [edge] * (last - first)
-    found: list[tuple[int, int, int | None]] = [(spans[edge][0], steps[edge], edge) for edge in range(len(steps))]
-    found += [(leaf, len(rollout.plan.steps), None) for leaf in range(len(root_of))]
-    for leaf, step, edge in sorted(found, key=lambda event: event[:2]):
-        if root_of[leaf] in roots:
-            if edge is None:
-                yield root_of[leaf], step, None, nearest[leaf], None, leaf
-            else:
-                yield root_of[leaf], step, edge, above[edge], source[edge], leaf
+    events = [
+        _Event(root_of[spans[edge][0]], step, spans[edge][0], above, edge, source)
+        for edge, (step, above, source) in enumerate(edges)
+    ]
+    events += [_Event(root, len(rollout.plan.steps), leaf, nearest[leaf]) for leaf, root in enumerate(root_of)]
+    return sorted((event for event in events if event.root in roots), key=lambda event: (event.leaf, event.step))
 
 
 def _fused(forest: _Forest, rewards: Sequence[float]) -> list[float | None]:
@@ -153,7 +163,7 @@ def _fused(forest: _Forest, rewards: Sequence[float]) -> list[float | None]:
     sums, counts = [0.0] * len(forest.parent), [0] * len(forest.parent)
     for leaf, node in forest.leaf.items():
         if math.isfinite(rewards[leaf]):
-            while node != NO_PARENT:
+            while node != NONE:
                 sums[node] += rewards[leaf]
                 counts[node] += 1
                 node = forest.parent[node]

@@ -30,7 +30,7 @@ class UnitMetrics:
             self._parts[name].append(parts[name].detach().flatten().to("cpu", torch.float64))
 
     def summary(self) -> dict[str, object]:
-        """The iteration's loss, kl and clip shares, which steps its plan trains, and "per_step" lists in their order."""
+        """The iteration's loss, kl and clip shares, its plan's trained steps, and "per_step" lists in their order."""
         plan = self.rollout.plan
         window = {"steps": len(plan.steps), "trained_steps": list(plan.trained_steps)}
         if not self._edges:

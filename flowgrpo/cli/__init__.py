@@ -1,5 +1,4 @@
-"""The command line. Commands import what they need when they run: `--help`, `check`, `report`,
-`cite` and `env` stay quick.
+"""The command line. Commands import what they need when they run: `--help` and whatever needs no model stay quick.
 
 Exit codes: 0 done, 1 something failed at run time, 2 the command line, recipe or prompts are wrong, 130 interrupted.
 """

@@ -95,9 +95,7 @@ def _decades(magnitudes: Sequence[float]) -> tuple[float, float]:
 
 def _cells(cells: Matrix, columns: Scale, row_height: float, shade: Scale) -> Html:
     return join(
-        cell(
-            columns, column, TOP + row * row_height, row_height, "minus" if value < 0 else "", _opacity(value, shade)
-        )
+        cell(columns, column, TOP + row * row_height, row_height, "minus" if value < 0 else "", _opacity(value, shade))
         for row, line in enumerate(cells)
         for column, value in enumerate(line)
         if value is not None

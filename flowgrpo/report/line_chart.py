@@ -90,7 +90,8 @@ def line_chart(chart: LineChart) -> Html | None:
 
 
 def _latest(chart: LineChart) -> str:
-    values = present(chart.series[0].values)
+    """The last value over iterations; of sampling steps none is the latest."""
+    values = present(chart.series[0].values) if chart.axis == "iteration" else ()
     return f"{number(values[-1])}{_percent_sign(chart)}" if values else ""
 
 
@@ -224,8 +225,8 @@ def _summary(line: Series, chart: LineChart) -> str:
     if not there:
         return f"{line.name}: no values."
     (first, start), (last, end) = there[0], there[-1]
-    low, high = min(there), max(there)
+    low, high, unit = min(there), max(there), f" ({chart.unit})" if chart.unit else ""
     return (
-        f"{line.name}{f' ({chart.unit})' if chart.unit else ''}: {number(first)} at {chart.axis} {start}, {number(last)} "
-        f"at {chart.axis} {end}; lowest {number(low[0])} at {low[1]}, highest {number(high[0])} at {high[1]}."
+        f"{line.name}{unit}: {number(first)} at {chart.axis} {start}, {number(last)} at {chart.axis} {end}; "
+        f"lowest {number(low[0])} at {low[1]}, highest {number(high[0])} at {high[1]}."
     )

@@ -96,6 +96,7 @@ figure { margin: 0; }
 .swatch.drawn { height: 0; border-radius: 0; background: none; border-top: 2px solid var(--ink); }
 .swatch.pruned { height: 0; border-radius: 0; background: none; border-top: 2px dashed var(--quiet); }
 .swatch.ode { height: 0; border-radius: 0; background: none; border-top: 1px solid var(--axis); }
+.swatch.drawn, .swatch.pruned, .swatch.ode { width: 1.3rem; }
 .swatch.trained { background: var(--heat); }
 .swatch.still { background: var(--line); }
 .swatch.base { border-radius: 50%; background: var(--quiet); }

@@ -60,9 +60,10 @@ def matrix_section(run: RunData) -> Html | None:
 def read_matrix(row: Row) -> WinMatrix | None:
     """A row of `matrices.jsonl`; None unless it holds a square matrix of 2 to 64 members with values in [0, 1]."""
     given, iteration = row.get("matrix"), usable(row.get("iteration"))
-    lines = [line for line in given if isinstance(line, list)] if isinstance(given, list) else []
+    lines = given if isinstance(given, list) else []
     size = len(lines)
-    if iteration is None or not 2 <= size <= MOST_MEMBERS or any(len(line) != size for line in [given, *lines]):
+    square = all(isinstance(line, list) and len(line) == size for line in lines)
+    if iteration is None or not square or not 2 <= size <= MOST_MEMBERS:
         return None
     wins = [[None if i == j else usable(value) for j, value in enumerate(line)] for i, line in enumerate(lines)]
     if not all(0 <= value <= 1 for line in wins for value in present(line)):
@@ -94,7 +95,9 @@ def _row(values: Sequence[float | None], place: int, columns: Scale, height: flo
         if value is None:
             continue
         kind = "" if value > 0.5 else "minus" if value < 0.5 else "still"
-        shapes.append(cell(columns, column, top, height, kind, 0.08 + 1.2 * abs(value - 0.5) if kind != "still" else 1.0))
+        shapes.append(
+            cell(columns, column, top, height, kind, 0.08 + 1.2 * abs(value - 0.5) if kind != "still" else 1.0)
+        )
         if size <= NUMBERED:
             where = {"x": f"{columns(column + 0.5):.1f}", "y": f"{top + height / 2:.1f}"}
             shapes.append(tag("text", _short(value), **where, dy="0.34em", text_anchor="middle", class_="on"))
@@ -131,10 +134,7 @@ def _tip(matrix: WinMatrix, columns: Scale, height: float) -> Tip:
         columns=[f"against member {member}" for member in range(size)],
         xs=[columns(member + 0.5) for member in range(size)],
         texts=[
-            [
-                f"{'not compared' if value is None else f'won {number(value)}'}\nwin rate {number(rate)}"
-                for value in row
-            ]
+            [f"{'not compared' if value is None else f'won {number(value)}'}\nwin rate {number(rate)}" for value in row]
             for row, rate in zip(matrix.wins, matrix.rates, strict=True)
         ],
         ys=[TOP + (member + 0.5) * height for member in range(size)],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from flowgrpo.report.chart_frame import BOTTOM, RIGHT, TOP, WIDTH, Tip, drawing, figure
 from flowgrpo.report.markup import Html, join, tag
-from flowgrpo.report.numbers import Scale, number, present, whole_ticks
+from flowgrpo.report.numbers import MISSING, Scale, number, present, whole_ticks
 from flowgrpo.report.tree_data import Node, Tree, average_reward, level_places, rows_of
 
 MOST_NUMBERS = 24
@@ -63,7 +64,7 @@ def _places(tree: Tree) -> _Places:
 
 
 def _widths(xs: Sequence[float]) -> list[float]:
-    return [right - left for left, right in zip(xs, xs[1:], strict=False)]
+    return [right - left for left, right in pairwise(xs)]
 
 
 def _strongest(tree: Tree) -> float:
@@ -116,7 +117,14 @@ def _rewards(tree: Tree, places: _Places) -> Html:
     head = tag("text", "reward", x=WIDTH - RIGHT, y=TOP - 9, text_anchor="end", class_="label")
     if len(values) <= MOST_NUMBERS:
         texts = (
-            tag("text", number(value), x=x, y=f"{places.ys[leaf]:.1f}", dy="0.32em", class_="tick")
+            tag(
+                "text",
+                "–" if value is None else f"{value:.3g}",
+                x=x,
+                y=f"{places.ys[leaf]:.1f}",
+                dy="0.32em",
+                class_="tick",
+            )
             for leaf, value in values.items()
         )
         return join([head, *texts])
@@ -136,6 +144,10 @@ def _rewards(tree: Tree, places: _Places) -> Html:
         if value is not None
     )
     return join([head, *bars])
+
+
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3g}"
 
 
 def _axis(tree: Tree, places: _Places) -> Html:

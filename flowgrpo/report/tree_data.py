@@ -10,6 +10,8 @@ from flowgrpo.report.run_data import Row, as_mapping
 
 PLAIN_LEVELS = 12
 """Up to so many steps every step has the same width."""
+FEW_LEVELS = 2
+"""So many deterministic steps take no room worth saving."""
 NARROW = 0.25
 """Width of a deterministic step among many."""
 MOST_LEVELS = 2000
@@ -71,7 +73,7 @@ def read_tree(row: Row) -> Tree | None:
 def level_places(tree: Tree) -> list[float]:
     """Place of every level in [0, 1]; among many steps those without a draw of this tree are narrow."""
     drawn = {node.level for node in tree.nodes.values() if node.noise}
-    plain = tree.levels <= PLAIN_LEVELS or not drawn
+    plain = tree.levels <= PLAIN_LEVELS or not drawn or tree.levels - len(drawn) <= FEW_LEVELS
     widths = [1.0 if plain or level in drawn else NARROW for level in range(1, tree.levels + 1)]
     whole = sum(widths)
     return [sum(widths[:level]) / whole for level in range(tree.levels + 1)]

@@ -18,8 +18,8 @@ def tree_section(run: RunData) -> Html | None:
     return join(
         [
             note(
-                "Samples of one group as a tree: a reward within is the mean over the leaves below, and the colour of a "
-                "dot is the advantage of the step that leads to it."
+                "Samples of one group as a tree: a reward within is the mean over the leaves below, and the colour of "
+                "a dot is the advantage of the step that leads to it."
             ),
             note(f"{bad} of {len(run.trees)} recorded trees cannot be read and are left out.") if bad else None,
             tag("div", *map(tree_chart, shown), class_="charts"),

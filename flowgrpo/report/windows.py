@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from flowgrpo.report.chart_frame import (
     BOTTOM,
@@ -77,7 +78,9 @@ def window_chart(windows: Sequence[Window]) -> Html:
         _summary(windows),
         tip,
         *(
-            cell(columns, column, TOP + step * height, height, "" if share else "still", max(share, 0.15) if share else 1)
+            cell(
+                columns, column, TOP + step * height, height, "" if share else "still", max(share, 0.15) if share else 1
+            )
             for step, row in enumerate(shares)
             for column, share in enumerate(row)
             if share is not None
@@ -108,7 +111,7 @@ def _reading(share: float | None) -> str:
 def _summary(windows: Sequence[Window]) -> str:
     counts = sorted({len(window.trained) for window in windows})
     lengths = sorted({window.steps for window in windows})
-    moves = sum(left.trained != right.trained for left, right in zip(windows, windows[1:], strict=False))
+    moves = sum(left.trained != right.trained for left, right in pairwise(windows))
     return (
         f"{_range(counts)} of {_range(lengths)} sampling steps are trained in an iteration; "
         f"which ones changed {moves} {'time' if moves == 1 else 'times'}."

@@ -123,4 +123,6 @@ def test_the_citation_file_names_papers_as_the_table_does() -> None:
         paper = listed[re.search(r"arXiv:([\d.]+)", block)[1]]
         names = re.findall(r"family-names: (.*)\n\s+given-names: (.*)", block)
         assert title == paper.title
-        assert [f"{given} {family}" for family, given in names] == [n for n in paper.authors if n != "others"][: len(names)]
+        assert [f"{given} {family}" for family, given in names] == [n for n in paper.authors if n != "others"][
+            : len(names)
+        ]

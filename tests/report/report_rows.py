@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+Node = dict[str, Any]
+
 PROMPTS = (
     "a red circle",
     "three blue squares",
     "a green cross above a white triangle",
     "<script>alert(1)</script> & co",
 )
+
+
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -33,7 +37,9 @@ def per_step(steps: Iterable[int], rng: random.Random) -> dict[str, list[float]]
     }
 
 
-def node(id_: int, parent: int, level: int, reward: float | None, credit: float | None = None, **more) -> dict[str, Any]:
+def node(
+    id_: int, parent: int, level: int, reward: float | None, credit: float | None = None, **more
+) -> dict[str, Any]:
     """A node of a tree; with credit it was drawn, without it the way there was deterministic."""
     kept = more.get("kept", None if credit is None else True)
     return {"id": id_, "parent": parent, "step": level, "reward": reward, "advantage": credit, "kept": kept,
@@ -91,5 +97,7 @@ def comb_tree(children: int = 6, steps: int = 10) -> dict[str, Any]:
 
 def win_row(iteration: int, members: int, scorer: str = "preference") -> dict[str, Any]:
     """Everybody wins against those of a smaller number; neighbours tie."""
-    wins = [[None if i == j else 0.5 if abs(i - j) == 1 else float(i > j) for j in range(members)] for i in range(members)]
+    wins = [
+        [None if i == j else 0.5 if abs(i - j) == 1 else float(i > j) for j in range(members)] for i in range(members)
+    ]
     return {"iteration": iteration, "scorer": scorer, "prompt": PROMPTS[0], "matrix": wins}

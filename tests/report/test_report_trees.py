@@ -6,6 +6,7 @@ import json
 import random
 import re
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,10 @@ def test_steps_without_a_draw_are_narrow_where_there_are_many() -> None:
     short = level_places(read_tree(chain_tree(1, 12, range(2, 4))))
     assert short == pytest.approx([level / 12 for level in range(13)])
     long = level_places(read_tree(chain_tree(1, 24, range(2, 6))))
-    widths = [right - left for left, right in zip(long, long[1:], strict=False)]
-    assert widths[2] == pytest.approx(4 * widths[0]) and widths[5] == widths[2] and widths[6] == pytest.approx(widths[0])
+    widths = [right - left for left, right in pairwise(long)]
+    assert (
+        widths[2] == pytest.approx(4 * widths[0]) and widths[5] == widths[2] and widths[6] == pytest.approx(widths[0])
+    )
     assert long[-1] == pytest.approx(1)
     assert "Deterministic steps are drawn narrow." in chart_of(chain_tree(1, 24, range(2, 6)))
 
@@ -232,7 +235,10 @@ def test_sections_are_there_only_where_something_was_recorded(make_run) -> None:
     assert "<script>alert" not in whole.split("<main>")[1].split("<script>")[0]
     for name in ("trees.jsonl", "matrices.jsonl"):
         (run / name).unlink()
-    rows = [{key: value for key, value in row.items() if key != "trained_steps"} for row in read_jsonl(run / "metrics.jsonl")]
+    rows = [
+        {key: value for key, value in row.items() if key != "trained_steps"}
+        for row in read_jsonl(run / "metrics.jsonl")
+    ]
     write_lines(run / "metrics.jsonl", rows)
     page = write_report(run).read_text(encoding="utf-8")
     assert not any(f"<h2>{title}</h2>" in page for title in ("Tree", "Window", "Win matrix"))

@@ -100,7 +100,9 @@ def test_branches_that_are_not_trained_keep_their_own_twigs() -> None:
     split = Step(kind="sde", children=2)
     trained = Step(kind="sde", trained=True)
     row = row_of(rollout_of(Plan(GRID, (split, Step(), trained, trained, Step())), 1), [0])
-    assert [way(row, leaf) for leaf in leaves_of(row)] == [[(0, False), (2, False), (3, True), (4, True), (5, False)]] * 2
+    assert [way(row, leaf) for leaf in leaves_of(row)] == [
+        [(0, False), (2, False), (3, True), (4, True), (5, False)]
+    ] * 2
 
 
 def test_an_ode_group_and_unscored_leaves() -> None:
@@ -110,7 +112,9 @@ def test_an_ode_group_and_unscored_leaves() -> None:
     assert json.loads(json.dumps(row, allow_nan=False)) == row
 
 
-@pytest.mark.parametrize("plan", [branch(GRID, [1], 3, sde_steps=[3]), single_branch(GRID, 2), all_steps(GRID, children=4)])
+@pytest.mark.parametrize(
+    "plan", [branch(GRID, [1], 3, sde_steps=[3]), single_branch(GRID, 2), all_steps(GRID, children=4)]
+)
 def test_parents_come_first_and_levels_increase(plan: Plan) -> None:
     row = row_of(rollout_of(plan, 2), [0, 1])
     for place, node in enumerate(row["nodes"]):
