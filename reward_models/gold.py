@@ -48,7 +48,8 @@ class Verdict:
     """How far a picture follows a caption.
 
     Attributes:
-        partial: Mean of the clauses (count, colour, shape and, where asked for, size and relation) in [0, 1].
+        partial: Mean of the clauses (count, colour, shape and, where asked for, size and relation) in [0, 1]; objects
+            that nobody asked for lower all of them.
         strict: Whether every clause holds.
     """
 
@@ -120,9 +121,11 @@ def judge(scene: Scene, objects: Sequence[Found]) -> Verdict:
 
     best = max(itertools.permutations(range(len(candidates)), len(slots)), key=worth)
     chosen = [marks[i][j] for i, j in enumerate(best)]
-    clauses = [count, *(sum(column) / len(column) for column in _columns(slots, chosen))]
+    # An object too many dilutes every clause: else it pays to draw more than was asked for and have the best ones count.
+    surplus = max(0, len(objects) - len(slots))
+    clauses = [count, *(sum(column) / (len(column) + surplus) for column in _columns(slots, chosen))]
     if scene.relation:
-        clauses.append(float(_relation(scene, candidates, best)))
+        clauses.append(count * _relation(scene, candidates, best))
     return Verdict(sum(clauses) / len(clauses), min(clauses) == 1.0)
 
 
