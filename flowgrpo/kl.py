@@ -58,4 +58,70 @@ def mean_gap_no_dt(record: Record) -> Tensor:
     return mean_gap(record) * record.dt.abs()
 
 
-KLS: dict[str, Callable[[Record], Tensor]] = {"none": none, "mean_gap": mean_gap, "mean_gap_no_dt": mean_gap_no_dt}
+@reads("log_prob", "ref_log_prob")
+def k1(record: Record) -> Tensor:
+    """log_prob - ref_log_prob: unbiased for KL(policy || reference) on the policy's own samples, of any sign.
+
+    As a loss it only teaches through the score: its gradient is that of log_prob, 0 in the mean over own samples.
+
+    Source: Schulman, "Approximating KL Divergence" (2020), k1.
+
+    Args:
+        record: likelihood of the units.
+
+    Returns:
+        Tensor: [B, S].
+    """
+    return record.log_prob - record.ref_log_prob
+
+
+@reads("log_prob", "ref_log_prob")
+def k2(record: Record) -> Tensor:
+    """(log_prob - ref_log_prob)^2 / 2: biased, never negative, and its gradient is that of the KL divergence.
+
+    For sequences this is of the raw ELBO; ESPO further divides by the generation length, which beta can hold.
+
+    Source: Schulman (2020), k2; MDPO and ESPO.
+
+    Args:
+        record: likelihood of the units.
+
+    Returns:
+        Tensor: [B, S], >= 0.
+    """
+    return k1(record).square() / 2
+
+
+@reads("log_prob", "ref_log_prob", refuses=("length",))
+def k3(record: Record) -> Tensor:
+    """exp(ref_log_prob - log_prob) - (ref_log_prob - log_prob) - 1: unbiased and never negative.
+
+    For tokens only. The gap of two sequence ELBOs is noise of several nats, whose exponential swamps everything.
+
+    Source: Schulman (2020), k3; GRPO (arXiv 2402.03300), d1, DiffuCoder.
+
+    Args:
+        record: likelihood of the units.
+
+    Returns:
+        Tensor: [B, S], >= 0.
+
+    Raises:
+        ValueError: units are whole sequences.
+    """
+    if record.length is not None:
+        raise ValueError(
+            "kl k3 takes exp of a log-prob gap, which explodes on a sequence's ELBO; right would be k1 or k2"
+        )
+    gap = -k1(record)
+    return gap.expm1() - gap
+
+
+KLS: dict[str, Callable[[Record], Tensor]] = {
+    "none": none,
+    "mean_gap": mean_gap,
+    "mean_gap_no_dt": mean_gap_no_dt,
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+}

@@ -70,4 +70,43 @@ def guard(record: Record) -> Tensor:
     return record.eps_gap
 
 
-RATIOS: dict[str, Callable[[Record], Tensor]] = {"plain": plain, "unscaled": unscaled, "guard": guard}
+@reads("log_prob", "old_log_prob")
+def difference(record: Record) -> Tensor:
+    """Log ratio of units of text: log_prob - old_log_prob, both on the same masks.
+
+    For tokens the ratio of diffu-GRPO and coupled-GRPO. For whole sequences the unnormalised one that GDPO's paper
+    writes; it grows with the length, so that a clip range fits one length only. `sequence` divides.
+
+    Source: d1 (arXiv 2504.12216), DiffuCoder (arXiv 2506.20639), GDPO (ICLR 2026).
+
+    Args:
+        record: likelihood of the units.
+
+    Returns:
+        Tensor: [B, S].
+    """
+    return record.log_prob - record.old_log_prob
+
+
+@reads("log_prob", "old_log_prob", "length")
+def sequence(record: Record) -> Tensor:
+    """Log ratio of whole sequences per token: (ELBO - ELBO_old) / |y|, |y| up to and including the first end token.
+
+    Source: GSPO (arXiv 2507.18071), eq. 7, with the ELBO for the log-likelihood, as in published GDPO and ESPO code.
+
+    Args:
+        record: likelihood of the units, one per sequence.
+
+    Returns:
+        Tensor: [B, S].
+    """
+    return difference(record) / record.length
+
+
+RATIOS: dict[str, Callable[[Record], Tensor]] = {
+    "plain": plain,
+    "unscaled": unscaled,
+    "guard": guard,
+    "difference": difference,
+    "sequence": sequence,
+}

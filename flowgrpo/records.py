@@ -17,9 +17,10 @@ ABSENT: Any = None  # typed as any tensor: a function only meets records that ha
 class Record:
     """Likelihood of units under the policy that is trained, and its distance to the old and the reference policy.
 
-    All fields are [B, S] and at least float32; one that the likelihood does not give is None. eps = (x_next -
-    mean_old) / std is the noise that the old policy would have needed for the stored sample. "mean" is over the
-    elements of a unit's latent (or their sum, where the likelihood was told so).
+    All fields are [B, S] and at least float32; one that the likelihood does not give is None. Gaussian units have all
+    from std to ref_gap: eps = (x_next - mean_old) / std is the noise that the old policy would have needed for the
+    stored sample, "mean" is over the elements of a unit's latent (or their sum, where the likelihood was told so).
+    Units of text have old_log_prob and ref_log_prob, and whole sequences their length.
 
     Attributes:
         log_prob: log-likelihood of what was sampled, with gradient.
@@ -28,6 +29,9 @@ class Record:
         eps_gap: mean of eps (mean_new - mean_old), with gradient.
         old_gap: mean of (mean_new - mean_old)^2, with gradient.
         ref_gap: mean of (mean_new - mean_ref)^2, with gradient.
+        old_log_prob: log_prob under the old policy, on the same masks, without gradient.
+        ref_log_prob: log_prob under the reference policy, on the same masks, without gradient.
+        length: tokens of a unit that is a whole sequence, > 0.
     """
 
     log_prob: Tensor
@@ -36,20 +40,28 @@ class Record:
     eps_gap: Tensor = ABSENT
     old_gap: Tensor = ABSENT
     ref_gap: Tensor = ABSENT
+    old_log_prob: Tensor = ABSENT
+    ref_log_prob: Tensor = ABSENT
+    length: Tensor = ABSENT
 
 
-def reads(*fields: str) -> Callable[[F], F]:
+def reads(*fields: str, refuses: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Declare the fields of the record that a function reads.
+
+    Args:
+        *fields: that it reads.
+        refuses: fields that must not be there, such as "length" where a whole sequence makes no sense as a unit.
 
     Raises:
         ValueError: a `Record` has no such field.
     """
-    unknown = set(fields) - set(Record.__dataclass_fields__)
+    unknown = {*fields, *refuses} - set(Record.__dataclass_fields__)
     if unknown:
         raise ValueError(f"a Record has no field {', '.join(sorted(unknown))}")
 
     def mark(function: F) -> F:
         function.reads = frozenset(fields)  # type: ignore[attr-defined]
+        function.refuses = frozenset(refuses)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -58,3 +70,8 @@ def reads(*fields: str) -> Callable[[F], F]:
 def fields_read(function: Callable[..., object]) -> frozenset[str]:
     """Fields that a function declared with `reads`; a user's own function that declares none is trusted with none."""
     return getattr(function, "reads", frozenset())
+
+
+def fields_refused(function: Callable[..., object]) -> frozenset[str]:
+    """Fields that must be absent, by the function's own declaration."""
+    return getattr(function, "refuses", frozenset())

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from adapters_likelihood_masked import ADAPTERS as LIKELIHOOD_MASKED
+from adapters_masked_samplers import ADAPTERS as MASKED_SAMPLERS
 from adapters_objective import ADAPTERS as OBJECTIVE
 from adapters_rewards import ADAPTERS as REWARDS
 from adapters_samplers import ADAPTERS as SAMPLERS
+from adapters_trees import ADAPTERS as TREES
 
-ADAPTERS = SAMPLERS | OBJECTIVE | REWARDS
+ADAPTERS = SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS
 
 FLOAT64 = (1e-6, 2e-7)
 """Relative and absolute tolerance; the absolute one covers constants that a source evaluated in float32."""

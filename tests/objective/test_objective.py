@@ -18,7 +18,7 @@ from flowgrpo.kl import KLS
 from flowgrpo.likelihood_flow import FIELDS, flow_record
 from flowgrpo.objective import check_requirements, clip_warning, requirements, resolve_objective, unit_losses
 from flowgrpo.ratios import RATIOS
-from flowgrpo.records import Record, reads
+from flowgrpo.records import Record, fields_read, reads
 from flowgrpo.reductions import REDUCTIONS
 from flowgrpo.select import SELECTIONS
 from flowgrpo.surrogates import SURROGATES
@@ -64,7 +64,8 @@ def record(rows: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, R
 
 
 def rows_of(whole: Record, rows: slice) -> Record:
-    return Record(*(getattr(whole, name)[rows] for name in Record.__dataclass_fields__))
+    fields = {name: getattr(whole, name) for name in Record.__dataclass_fields__}
+    return Record(**{name: field[rows] for name, field in fields.items() if field is not None})
 
 
 SECTIONS = {
@@ -154,7 +155,7 @@ def test_the_gradient_matches_finite_differences(section: recipe.Objective) -> N
     assert torch.autograd.grad(loss(scale), scale)[0].abs() > 1e-6
 
 
-@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("ratio", sorted(name for name, ratio in RATIOS.items() if fields_read(ratio) <= FIELDS))
 def test_on_policy_the_ratio_is_exactly_one_and_nothing_is_clipped(ratio: str) -> None:
     _, whole = record(dtype=torch.float32)
     same = replace(whole, eps_gap=0 * whole.eps_gap, old_gap=0 * whole.old_gap)
