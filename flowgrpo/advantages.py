@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowgrpo.importing import resolve
+from flowgrpo.segments import deviations, extremum, first_of, is_flat, numbered, stds, sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ def group_advantages(
     std: StdScope = "group",
     ddof: int = 0,
     eps: float = 1e-4,
+    min_std: float = 0.0,
     clamp: float | None = None,
 ) -> Tensor:
     """Advantages of N samples within their groups.
@@ -38,6 +40,7 @@ def group_advantages(
         std: "group", "global" (over all valid samples) or "none" (deviations are not divided).
         ddof: 0 for the population, 1 for the sample standard deviation.
         eps: added to the standard deviation.
+        min_std: a group whose standard deviation (of `ddof`) is below this gets 0.
         clamp: bound of the absolute advantage.
 
     Returns:
@@ -51,7 +54,8 @@ def group_advantages(
     function = kind if callable(kind) else resolve(kind, ADVANTAGES, "objective.advantage")
     rewards = rewards.double().masked_fill(~valid, 0.0)
     values = function(rewards, valid, group, std=std, ddof=ddof, eps=eps)
-    return clamped(values.double().masked_fill(~valid, 0.0), clamp)
+    flat = ~valid | is_flat(rewards, valid, group, ddof, min_std)
+    return clamped(values.double().masked_fill(flat, 0.0), clamp)
 
 
 def clamped(advantages: Tensor, bound: float | None) -> Tensor:
@@ -78,15 +82,15 @@ def grpo(
     Returns:
         Tensor: [N] float64.
     """
-    index, _ = _numbered(group)
-    deviation = _deviation(rewards, valid, index)
+    index, _ = numbered(group)
+    deviation = deviations(rewards, valid, index)
     if std == "none":
         return deviation
     if std == "group":
-        spread = _std(deviation, valid, index, ddof)[index]
+        spread = stds(deviation, valid, index, ddof)[index]
     else:
         everyone = index * 0
-        spread = _std(_deviation(rewards, valid, everyone), valid, everyone, ddof)[everyone]
+        spread = stds(deviations(rewards, valid, everyone), valid, everyone, ddof)[everyone]
     return (deviation / (spread + eps)).masked_fill(deviation == 0, 0.0)
 
 
@@ -117,8 +121,8 @@ def sft(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
     Returns:
         Tensor: [N] float64.
     """
-    index, groups = _numbered(group)
-    return (valid & (rewards == _extreme(rewards, valid, index, groups, "amax")[index])).double()
+    index, groups = numbered(group)
+    return (valid & (rewards == extremum(rewards, valid, index, groups, "amax")[index])).double()
 
 
 def dpo(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
@@ -136,13 +140,13 @@ def dpo(rewards: Tensor, valid: Tensor, group: Tensor, **_: Any) -> Tensor:
     Returns:
         Tensor: [N] float64.
     """
-    index, groups = _numbered(group)
-    high = _extreme(rewards, valid, index, groups, "amax")
-    low = _extreme(rewards, valid, index, groups, "amin")
-    worst = _first(valid & (rewards == low[index]), index, groups)
+    index, groups = numbered(group)
+    high = extremum(rewards, valid, index, groups, "amax")
+    low = extremum(rewards, valid, index, groups, "amin")
+    worst = first_of(valid & (rewards == low[index]), index, groups)
     after_worst = valid & (rewards == high[index]) & ~worst
-    best = _first(after_worst, index, groups)
-    paired = _sums(best.double(), index, groups)[index]
+    best = first_of(after_worst, index, groups)
+    paired = sums(best.double(), index, groups)[index]
     return best.double() - worst.double() * paired
 
 
@@ -266,9 +270,9 @@ def group_statistics(rewards: Tensor, valid: Tensor, group: Tensor) -> dict[str,
             `zero_std_groups` (share of them whose rewards are all equal), `groups`, `group_size` (mean).
     """
     _check(rewards, valid, group)
-    index, groups = _numbered(group)
-    spread = _std(_deviation(rewards.double().masked_fill(~valid, 0.0), valid, index), valid, index, ddof=0)
-    sizes = _sums(valid.double(), index, groups)
+    index, groups = numbered(group)
+    spread = stds(deviations(rewards.double().masked_fill(~valid, 0.0), valid, index), valid, index, ddof=0)
+    sizes = sums(valid.double(), index, groups)
     spread, sizes = spread[sizes > 0], sizes[sizes > 0]
     if not len(sizes):
         return {"group_std": 0.0, "zero_std_groups": 1.0, "groups": 0.0, "group_size": 0.0}
@@ -280,25 +284,104 @@ def group_statistics(rewards: Tensor, valid: Tensor, group: Tensor) -> dict[str,
     }
 
 
-def to_edges(values: Tensor, valid: Tensor, leaf_of: Tensor, edge_of: Tensor, *, edges: int) -> tuple[Tensor, Tensor]:
-    """Fuse advantages upwards: an edge gets the mean over the valid samples that descend from it.
+def to_edges(
+    values: Tensor,
+    valid: Tensor,
+    leaf_of: Tensor,
+    edge_of: Tensor,
+    *,
+    edges: int,
+    logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Fuse values upwards: an edge gets the mean over the valid samples that descend from it.
 
-    For chains, where one sample descends from each edge, this copies. Source: BranchGRPO (arXiv 2509.06040), uniform
-    fusion.
+    For chains, where one sample descends from each edge, this copies. Source: BranchGRPO (arXiv 2509.06040), eq. 3:
+    uniform fusion, or with logits beta S of the paths its path softmax.
 
     Args:
-        values: advantages of samples, [N].
+        values: rewards or advantages of samples, [N].
         valid: [N] bool.
         leaf_of: sample of each (sample, edge) pair, int64 [P], in any order.
         edge_of: edge of each pair, int64 [P].
         edges: number of edges E.
+        logits: of each pair, [P]; samples below an edge are weighed by their softmax.
 
     Returns:
-        tuple[Tensor, Tensor]: advantages [E], 0 where no valid sample descends; and where one does, [E] bool.
+        tuple[Tensor, Tensor]: fused values [E], 0 where no valid sample descends; and where one does, [E] bool.
     """
-    heard = valid[leaf_of].to(values.dtype)
-    counts = _sums(heard, edge_of, edges)
-    return _sums(values[leaf_of] * heard, edge_of, edges) / counts.clamp(min=1), counts > 0
+    heard = valid[leaf_of]
+    logits = values.new_zeros(len(leaf_of)) if logits is None else logits.to(values.dtype)
+    highest = extremum(logits, heard, edge_of, edges, "amax")
+    weights = (logits - highest[edge_of]).exp().masked_fill(~heard, 0.0)
+    totals = sums(weights, edge_of, edges)
+    fused = sums(values.masked_fill(~valid, 0.0)[leaf_of] * weights, edge_of, edges)
+    return fused / totals.masked_fill(totals == 0, 1.0), totals > 0
+
+
+def path_sums(log_probs: Tensor, leaf_of: Tensor, edge_of: Tensor, step: Tensor) -> Tensor:
+    """Log-probability of the way from the end of each pair's edge down to its sample.
+
+    Args:
+        log_probs: of each edge [E].
+        leaf_of: sample of each (sample, edge) pair, int64 [P].
+        edge_of: edge of each pair, int64 [P].
+        step: sampling step of each edge, int64 [E].
+
+    Returns:
+        Tensor: [P], 0 for the last edge of a sample.
+    """
+    later_first = (leaf_of * (int(step.max()) + 1) - step[edge_of]).argsort()
+    values, leaves = log_probs[edge_of][later_first], leaf_of[later_first]
+    running = values.cumsum(0) - values
+    starts = leaves.diff(prepend=leaves[:1] - 1) != 0
+    below = running - running[starts][starts.cumsum(0) - 1]
+    return below.new_zeros(len(below)).index_copy(0, later_first, below)
+
+
+def tree_advantages(
+    rewards: Tensor,
+    valid: Tensor,
+    leaf_of: Tensor,
+    edge_of: Tensor,
+    *,
+    step: Tensor,
+    peers: Tensor,
+    logits: Tensor | None = None,
+    ddof: int = 1,
+    eps: float = 1e-8,
+    min_std: float = 1e-6,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Advantages of tree edges: rewards of leaves are fused upwards and compared among the edges of one step.
+
+    Source: BranchGRPO (arXiv 2509.06040), depth-wise normalisation (the defaults are its code's). With `peers` = the
+    sample's initial noise and one leaf per edge it is TempFlow-GRPO's seed group per step.
+
+    Args:
+        rewards: of samples [N].
+        valid: [N] bool.
+        leaf_of: sample of each (sample, edge) pair, int64 [P].
+        edge_of: edge of each pair, int64 [P].
+        step: sampling step of each edge, int64 [E].
+        peers: [N] integers, equal for samples that are compared: their prompt, their tree or their initial noise.
+        logits: of each pair [P]; None fuses uniformly.
+        ddof: delta degrees of freedom of the standard deviation.
+        eps: added to it.
+        min_std: edges whose standard deviation is below get 0.
+        **options: kind, std and clamp of `group_advantages`.
+
+    Returns:
+        tuple[Tensor, Tensor]: advantages [E] float64, and where a valid sample descends, [E] bool.
+    """
+    fused, heard = to_edges(rewards.double(), valid, leaf_of, edge_of, edges=len(step), logits=logits)
+    group = step_peers(peers, leaf_of, edge_of, step)
+    return group_advantages(fused, heard, group, ddof=ddof, eps=eps, min_std=min_std, **options), heard
+
+
+def step_peers(peers: Tensor, leaf_of: Tensor, edge_of: Tensor, step: Tensor) -> Tensor:
+    """Group of each edge [E]: equal for edges of one step whose samples are peers."""
+    owner = step.new_zeros(len(step)).index_copy(0, edge_of, peers[leaf_of])
+    return owner * (int(step.max()) + 1) + step
 
 
 def _check(rewards: Tensor, valid: Tensor, group: Tensor) -> None:
@@ -308,41 +391,3 @@ def _check(rewards: Tensor, valid: Tensor, group: Tensor) -> None:
     bad = (valid & ~rewards.isfinite()).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"rewards of valid samples must be finite; {bad[:5]} are not: mark them invalid")
-
-
-def _numbered(group: Tensor) -> tuple[Tensor, int]:
-    """Groups renumbered from 0, and how many there are."""
-    names, index = group.unique(return_inverse=True)
-    return index, len(names)
-
-
-def _sums(values: Tensor, index: Tensor, groups: int) -> Tensor:
-    return values.new_zeros(groups).index_add(0, index, values)
-
-
-def _extreme(values: Tensor, mask: Tensor, index: Tensor, groups: int, which: Literal["amax", "amin"]) -> Tensor:
-    """Largest or smallest value of each group among those in the mask."""
-    worst = float("-inf") if which == "amax" else float("inf")
-    return values.new_full((groups,), worst).scatter_reduce(0, index, values.masked_fill(~mask, worst), which)
-
-
-def _first(mask: Tensor, index: Tensor, groups: int) -> Tensor:
-    """The first position of each group that is in the mask, as a mask."""
-    position = mask.new_ones(len(mask)).cumsum(0)
-    return mask & (position == _extreme(position.double(), mask, index, groups, "amin")[index])
-
-
-def _deviation(rewards: Tensor, valid: Tensor, index: Tensor) -> Tensor:
-    """Reward minus group mean, 0 where not valid, and exactly 0 where all rewards of a group are equal."""
-    groups = int(index.max()) + 1 if len(index) else 0
-    # Measured from the group's maximum: the mean of equal numbers need not be that number after rounding.
-    below = (rewards - _extreme(rewards, valid, index, groups, "amax")[index]).masked_fill(~valid, 0.0)
-    counts = _sums(valid.double(), index, groups).clamp(min=1)
-    return (below - (_sums(below, index, groups) / counts)[index]).masked_fill(~valid, 0.0)
-
-
-def _std(deviation: Tensor, valid: Tensor, index: Tensor, ddof: int) -> Tensor:
-    """Standard deviation of each group, 0 where it has no more than ddof members."""
-    groups = int(index.max()) + 1 if len(index) else 0
-    counts = _sums(valid.double(), index, groups)
-    return (_sums(deviation.square(), index, groups) / (counts - ddof).clamp(min=1)).sqrt()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowgrpo import recipe
 from flowgrpo.advantages import ADVANTAGES, combined_advantages
+from flowgrpo.credit import CREDITS
 from flowgrpo.errors import RecipeError
 from flowgrpo.importing import resolve
 from flowgrpo.kl import KLS
@@ -31,8 +32,10 @@ class Objective:
     """A resolved recipe section: functions and numbers, chosen once.
 
     Attributes:
-        advantages: (rewards {scorer: [N]}, valid [N], group [N], *, weights, combine) -> [N] float64.
-        select: (advantages, valid, *, group, step, sample, seed, iteration) -> keep; use `select_units`.
+        advantages: (rewards {scorer: [n]}, valid [n], group [n], *, weights, combine) -> [n] float64.
+        credit: (advantages, rewards, valid, tree) -> advantages of edges [E], and which have a valid sample [E].
+        selections: each (advantages, valid, *, group, step, sample, source, leaves, seed, iteration) -> keep; applied
+            one after the other by `select_units`.
         ratio: record -> log ratio [B, S].
         surrogate: (log_ratio, advantages, *, low, high) -> `Surrogate`, or the loss alone.
         kl: record -> [B, S].
@@ -44,7 +47,8 @@ class Objective:
     """
 
     advantages: Callable[..., Tensor]
-    select: Callable[..., Tensor]
+    credit: Callable[..., tuple[Tensor, Tensor]]
+    selections: tuple[Callable[..., Tensor], ...]
     ratio: Callable[[Record], Tensor]
     surrogate: Callable[..., Surrogate | Tensor]
     kl: Callable[[Record], Tensor]
@@ -72,18 +76,30 @@ def resolve_objective(section: recipe.Objective) -> Objective:
     Raises:
         RecipeError: an unknown name, or an import path that leads nowhere.
     """
-    credit = partial(
+    advantages = partial(
         combined_advantages,
         kind=resolve(section.advantage, ADVANTAGES, "objective.advantage"),
         std=section.std,
         ddof=section.ddof,
         eps=section.eps,
+        min_std=section.min_std,
         clamp=section.adv_clip,
     )
-    selection = resolve(section.select, SELECTIONS, "objective.select")
+    settings = {
+        "share": section.step_share,
+        "best_of": section.best_of,
+        "scope": section.best_of_scope,
+        "extreme_b": section.extreme_b,
+        "prune_depths": section.prune_depths,
+        "prune_every": section.prune_every,
+        "prune_direction": section.prune_direction,
+        "prune_stop": section.prune_stop,
+    }
+    selections = (resolve(name, SELECTIONS, "objective.select") for name in section.select)
     return Objective(
-        advantages=credit,
-        select=partial(selection, share=section.step_share, best_of=section.best_of, scope=section.best_of_scope),
+        advantages=advantages,
+        credit=CREDITS[section.credit],
+        selections=tuple(partial(selection, **settings) for selection in selections),
         ratio=resolve(section.ratio, RATIOS, "objective.ratio"),
         surrogate=resolve(section.surrogate, SURROGATES, "objective.surrogate"),
         kl=resolve(section.kl, KLS, "objective.kl"),
@@ -141,6 +157,8 @@ def select_units(
     sample: Tensor,
     seed: int,
     iteration: int,
+    source: Tensor | None = None,
+    leaves: Tensor | None = None,
 ) -> Tensor:
     """Which units are trained; a unit without a valid sample never is, whatever a user's own function says.
 
@@ -152,7 +170,9 @@ def select_units(
         step: number of each unit's sampling step, same shape.
         sample: number of each unit's sample in the iteration's global batch, same shape.
         seed: of the run.
-        iteration: number of the iteration.
+        iteration: number of the iteration, from 1.
+        source: number of the network input that each tree edge starts from, [E].
+        leaves: half-open range of the samples below each tree edge, [E, 2].
 
     Returns:
         Tensor: keep, bool, same shape.
@@ -160,10 +180,14 @@ def select_units(
     Raises:
         ValueError: the selection returns another shape.
     """
-    keep = objective.select(advantages, valid, group=group, step=step, sample=sample, seed=seed, iteration=iteration)
-    if keep.shape != valid.shape:
-        raise ValueError(f"objective.select returned shape {tuple(keep.shape)} for units {tuple(valid.shape)}")
-    return keep.bool() & valid
+    facts = {"group": group, "step": step, "sample": sample, "source": source, "leaves": leaves}
+    keep = valid
+    for selection in objective.selections:
+        chosen = selection(advantages, keep, seed=seed, iteration=iteration, **facts)
+        if chosen.shape != valid.shape:
+            raise ValueError(f"objective.select returned shape {tuple(chosen.shape)} for units {tuple(valid.shape)}")
+        keep = keep & chosen.bool()
+    return keep
 
 
 def unit_losses(

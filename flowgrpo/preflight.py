@@ -19,6 +19,7 @@ from reward_models import check_name
 OWN_FUNCTIONS = (
     "sampler.kernel",
     "sampler.plan",
+    "sampler.window",
     *(f"objective.{key}" for key in ("advantage", "select", "ratio", "surrogate", "kl", "weight")),
 )
 """Keys that may hold a user's own function as "file.py:function"."""
@@ -66,15 +67,19 @@ def _unknown_scorers(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _missing_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    chosen = [
-        (key, getattr(getattr(recipe, section), name)) for key in OWN_FUNCTIONS for section, name in [key.split(".")]
-    ]
+    chosen = [(key, spec) for key in OWN_FUNCTIONS for spec in _named(recipe, *key.split("."))]
     chosen += [("reward.names", name) for name in recipe.reward.names]
     chosen += [("eval.scorers", name) for name in recipe.eval.scorers]
     for key, spec in chosen:
         source, colon, _ = spec.rpartition(":")
         if colon and source.endswith(".py") and not Path(source).is_file():
             yield key, f"file {source!r} does not exist"
+
+
+def _named(recipe: Recipe, section: str, key: str) -> tuple[str, ...]:
+    """Names of functions at a key that holds one or several."""
+    held = getattr(getattr(recipe, section), key)
+    return (held,) if isinstance(held, str) else tuple(held)
 
 
 def _look_at_prompts(found: Preflight, recipe: Recipe, origins: Mapping[str, str]) -> None:

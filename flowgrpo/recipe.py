@@ -14,16 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 KERNELS = ("flow_sde", "dance_sde", "cps")
 SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2_midpoint", "dpmpp_2_heun", "dpmpp_3")
-PLANS = ("all_steps", "random_window")
+PLANS = ("chain", "branch", "single_branch")
+WINDOWS = ("none", "random", "progressive", "rollover", "frozen", "exp_decay")
 GRIDS = ("diffusers", "explicit", "dance")
 ADVANTAGES = ("grpo", "rwr", "sft", "dpo")
-SELECTIONS = ("all", "random_steps", "best_of_n")
+SELECTIONS = ("all", "random_steps", "best_of_n", "parent_top1", "extreme", "depth_window")
+CREDITS = ("sample", "step")
+PEERS = ("prompt", "noise")
+FUSIONS = ("uniform", "path_softmax")
 RATIOS = ("plain", "unscaled", "guard")
 SURROGATES = ("clipped",)
 KLS = ("none", "mean_gap", "mean_gap_no_dt")
 WEIGHTS = ("uniform", "inverse_dt", "noise_level")
 REDUCTIONS = ("mean", "sample_mean", "step_sum")
-COMBINATIONS = ("normalise_then_weigh", "weigh_then_normalise")
+COMBINATIONS = ("normalise_then_weigh", "weigh_then_normalise", "decoupled")
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -80,17 +84,35 @@ class Sampler(Section):
     kernel: Annotated[str, chosen_from(*KERNELS)] = "flow_sde"
     eta: NonNegative = 0.7
     density: Literal["gaussian", "unscaled"] = "gaussian"
-    plan: Annotated[str, chosen_from(*PLANS)] = "all_steps"
+    plan: Annotated[str, chosen_from(*PLANS)] = "chain"
+    """Shape of the tree: chain (Flow-GRPO, MixGRPO), branch (BranchGRPO), single_branch (TempFlow-GRPO)."""
+    window: Annotated[str, chosen_from(*WINDOWS)] = "none"
+    """How the stochastic steps move: none makes every step but the last stochastic; else a window does, by this rule.
+    With branch the split steps are stochastic too (Branch-Mix); with single_branch the window is what is explored."""
     window_width: Positive = 3
     window_low: Annotated[int, Field(ge=0)] = 0
     window_high: Positive | None = None
-    """One past the last step that a window may contain; None is half of the steps."""
+    """One past the last step that a window may contain; None is the last step, which is never stochastic."""
+    window_stride: Annotated[int, Field(ge=0)] = 1
+    window_tau: Positive = 25
+    """Iterations between two moves of the window."""
+    window_decay: NonNegative = 0.1
+    """exp_decay: a window at step l stays ceil(tau exp(-decay max(0, l - window_decay_from))) iterations."""
+    window_decay_from: Annotated[int, Field(ge=0)] = 13
+    tail_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """MixGRPO-Flash: the steps after the window are replaced by this share of them, by DPM-Solver++ 2."""
+    split_steps: tuple[int, ...] = ()
+    """branch: steps at which every node splits."""
+    children: Annotated[int, Field(ge=2)] = 2
+    """branch: fan-out at a split; single_branch: explorations of each explored step."""
+    split_noise: Annotated[float, Field(gt=0)] | None = 4.0
+    """branch: s of the siblings' noise (xi_0 + s xi_b) / sqrt(1 + s^2); none draws independent noise."""
     solver: Literal[SOLVERS] = "euler"  # type: ignore[valid-type]
     grid: Literal[GRIDS] = "diffusers"  # type: ignore[valid-type]
     shift: float | None = None
     """Static shift of the grid; None keeps the model's own."""
     initial_noise: Literal["separate", "shared"] = "separate"
-    """Whether the members of a group start from their own noise or from one."""
+    """Whether the members of a group start from their own noise or from one; trees start as many as they need."""
     latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Positive = 16
     """Network inputs per forward pass in rollouts."""
@@ -127,13 +149,32 @@ class Objective(Section):
     std: Literal["group", "global", "none"] = "group"
     ddof: Literal[0, 1] = 0
     eps: NonNegative = 1e-4
+    min_std: NonNegative = 0.0
+    """Peers whose standard deviation is smaller teach nothing: advantage 0."""
     adv_clip: Annotated[float, Field(gt=0)] | None = 5.0
-    select: Annotated[str, chosen_from(*SELECTIONS)] = "all"
+    credit: Literal[CREDITS] = "sample"  # type: ignore[valid-type]
+    """sample: samples are compared, edges inherit the mean. step: fused rewards of the edges of one step are."""
+    peers: Literal[PEERS] = "prompt"  # type: ignore[valid-type]
+    """Who is compared: all samples of a prompt, or only those of one initial noise (TempFlow-GRPO's seed group)."""
+    fusion: Literal[FUSIONS] = "uniform"  # type: ignore[valid-type]
+    """How rewards of leaves become those of the edges above: mean, or softmax of beta times the path's log-prob."""
+    fusion_beta: NonNegative = 1.0
+    select: tuple[str, ...] = Field(default=("all",), min_length=1, json_schema_extra={"names": list(SELECTIONS)})
+    """Which units are trained; of several selections, each chooses among what the ones before it keep."""
     step_share: Share = 0.6
     """random_steps: share of the trainable steps that each sample trains, rounded down, at least one."""
     best_of: Annotated[int, Field(ge=2)] = 8
     """best_of_n: samples kept per group, half of them the best and half the worst."""
     best_of_scope: Literal["group", "batch"] = "group"
+    extreme_b: Positive = 4
+    """extreme: after the last split, train this many best and as many worst leaves of each prompt."""
+    prune_depths: Positive = 4
+    """depth_window: number of neighbouring steps that are not trained; it starts at the last split."""
+    prune_every: Positive = 30
+    """depth_window: iterations between two moves by one step."""
+    prune_direction: Literal["later", "earlier"] = "later"
+    prune_stop: Annotated[int, Field(ge=0)] | None = None
+    """depth_window: step that the window does not pass; None is the end that lies in its direction."""
     ratio: Annotated[str, chosen_from(*RATIOS)] = "plain"
     surrogate: Annotated[str, chosen_from(*SURROGATES)] = "clipped"
     clip_low: Annotated[float, Field(gt=0)] = 1e-4
@@ -142,6 +183,12 @@ class Objective(Section):
     beta: NonNegative = 0.0
     weight: Annotated[str, chosen_from(*WEIGHTS)] = "uniform"
     reduction: Literal[REDUCTIONS] = "mean"  # type: ignore[valid-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_selection(cls, values: Any) -> Any:
+        one = isinstance(values, dict) and isinstance(values.get("select"), str)
+        return {**values, "select": (values["select"],)} if one else values
 
 
 class Train(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from flowgrpo.errors import did_you_mean
+from flowgrpo.planning import leaves_per_root, roots_per_group, window_range
 from flowgrpo.recipe import Recipe
 
 Finding = tuple[tuple[str, ...], str]
@@ -25,35 +26,31 @@ def cautions(recipe: Recipe) -> list[Finding]:
 
 
 def kept_samples(recipe: Recipe) -> int:
-    """Samples of an iteration that are trained on, after selection."""
+    """Samples of an iteration that are trained on, after selection among samples of their own noise."""
     train, objective = recipe.train, recipe.objective
-    if objective.select != "best_of_n":
+    if "best_of_n" not in objective.select:
         return train.prompts_per_iteration * train.group_size
     return objective.best_of * (train.prompts_per_iteration if objective.best_of_scope == "group" else 1)
 
 
-def window_range(recipe: Recipe) -> tuple[int, int]:
-    """[low, high): steps that a random window may contain."""
-    sampler = recipe.sampler
-    high = sampler.window_high or max(sampler.steps // 2, sampler.window_low + sampler.window_width)
-    return sampler.window_low, high
-
-
 def _updates(recipe: Recipe) -> Iterator[Finding]:
-    """Updates take whole trees: a sample of its own noise each, or a group that starts from one noise."""
+    """Updates take whole trees: a sample of its own noise each, or all that starts from one noise."""
     updates = recipe.train.updates_per_iteration
-    shared = recipe.sampler.initial_noise == "shared"
-    parts = recipe.train.prompts_per_iteration if shared else kept_samples(recipe)
+    chains = leaves_per_root(recipe) == 1
+    parts = kept_samples(recipe) if chains else recipe.train.prompts_per_iteration * roots_per_group(recipe)
     if parts % updates:
         nearest = min((n for n in range(1, parts + 1) if parts % n == 0), key=lambda n: abs(n - updates))
         keys = ("train.updates_per_iteration", "train.prompts_per_iteration", "train.group_size", "objective.best_of")
-        what = "groups of shared noise" if shared else "trained samples"
+        what = "trained samples" if chains else "trees of shared noise"
         yield keys, f"{parts} {what} do not divide into {updates} updates; {nearest} would"
 
 
 def _window(recipe: Recipe) -> Iterator[Finding]:
     sampler = recipe.sampler
-    if sampler.plan != "random_window":
+    if sampler.window == "none":
+        if sampler.tail_ratio is not None:
+            keys = ("sampler.tail_ratio", "sampler.window")
+            yield keys, "there is no tail to shorten: without a window every step but the last is stochastic"
         return
     keys = ("sampler.window_high", "sampler.window_width", "sampler.window_low", "sampler.steps")
     low, high = window_range(recipe)
@@ -62,6 +59,38 @@ def _window(recipe: Recipe) -> Iterator[Finding]:
         yield keys, f"the window reaches step {high}, but only steps before {last} of {last + 1} may be stochastic"
     elif width > high - low:
         yield keys[1:], f"a window of {width} steps does not fit into the range {low} to {high}, which has {high - low}"
+
+
+def _tree(recipe: Recipe) -> Iterator[Finding]:
+    sampler, size = recipe.sampler, recipe.train.group_size
+    if sampler.plan == "branch":
+        last = sampler.steps - 2
+        outside = [step for step in sampler.split_steps if not 0 <= step <= last]
+        if outside:
+            shown = ", ".join(map(str, outside))
+            yield ("sampler.split_steps",), f"splits lie in 0 to {last}, the last step is never stochastic; got {shown}"
+        if not sampler.split_steps:
+            yield ("sampler.split_steps", "sampler.plan"), "names no step, so a branch plan has no branches"
+    elif sampler.split_steps:
+        yield ("sampler.split_steps", "sampler.plan"), f"belongs to plan branch, not to {sampler.plan}"
+    each = leaves_per_root(recipe)
+    if sampler.plan in ("branch", "single_branch") and size % each:
+        keys = ("train.group_size", "sampler.children", "sampler.split_steps", "sampler.window_width")
+        fit = each * max(1, round(size / each))
+        yield keys, f"a tree of this plan ends in {each} samples, of which a group of {size} is no multiple; {fit} is"
+
+
+def _pruning(recipe: Recipe) -> Iterator[Finding]:
+    for name in recipe.objective.select:
+        if name in ("parent_top1", "extreme", "depth_window") and recipe.sampler.plan in ("chain", "single_branch"):
+            keys = ("objective.select", "sampler.plan")
+            yield keys, f"{name} prunes trees below their last split, which a {recipe.sampler.plan} plan does not have"
+
+
+def _peers(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.objective.peers == "noise" and leaves_per_root(recipe) < 2 and ":" not in recipe.sampler.plan:
+        keys = ("objective.peers", "sampler.initial_noise", "sampler.plan")
+        yield keys, "noise compares samples of one initial noise, and here every sample starts from its own"
 
 
 def _randomness(recipe: Recipe) -> Iterator[Finding]:
@@ -74,7 +103,7 @@ def _randomness(recipe: Recipe) -> Iterator[Finding]:
 
 def _best_of(recipe: Recipe) -> Iterator[Finding]:
     objective, train = recipe.objective, recipe.train
-    if objective.select != "best_of_n":
+    if "best_of_n" not in objective.select:
         return
     whole = train.group_size if objective.best_of_scope == "group" else train.prompts_per_iteration * train.group_size
     if objective.best_of > whole:
@@ -175,6 +204,9 @@ def _small_groups(recipe: Recipe) -> Iterator[Finding]:
 FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _updates,
     _window,
+    _tree,
+    _pruning,
+    _peers,
     _randomness,
     _best_of,
     _penalty,

@@ -53,8 +53,9 @@ def not_in_names(schema: type[Section], values: Mapping[str, Any]) -> Iterator[t
     for key, given in values.items():
         extra: Any = schema.model_fields[key].json_schema_extra
         names = [] if extra is None else list(extra["names"])
-        if names and isinstance(given, str) and given not in names and ":" not in given:
-            yield key, f"{unknown_name(given, names)[:-1]}, or your own as package.module:function)"
+        for name in (given if isinstance(given, list | tuple) else [given]) if names else ():
+            if isinstance(name, str) and name not in names and ":" not in name:
+                yield key, f"{unknown_name(name, names)[:-1]}, or your own as package.module:function)"
 
 
 def _shown(value: Any) -> str:

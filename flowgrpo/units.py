@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from flowgrpo.advantages import group_statistics, to_edges
+from flowgrpo import recipe as recipe_sections
+from flowgrpo.advantages import group_statistics, path_sums
+from flowgrpo.credit import Tree
 from flowgrpo.objective import Objective, select_units
 from flowgrpo.recipe import Recipe
 from flowgrpo.rewarding import Rewards
 from flowgrpo.seeding import permutation
-from samplers.rollout import FlowRollout
+from samplers.rollout import FlowRollout, edge_log_probs
 
 SHUFFLE = 1
 """Keeps the shuffle of rewards apart from the one that deals samples to updates."""
@@ -60,23 +63,33 @@ def units_of(
         rewards: of each sample.
         iteration: keys random selections.
     """
-    weights, combine = recipe.reward.names, recipe.reward.combine
-    advantages = objective.advantages(rewards.scores, rewards.valid, group, weights=weights, combine=combine)
-    leaf_of, edge_of = leaf_edge_pairs(rollout)
-    edges = len(rollout.edge_step)
-    edge_advantages, heard = to_edges(advantages, rewards.valid, leaf_of, edge_of, edges=edges)
+    tree = _tree(recipe.objective, rollout, group)
+    compare = partial(objective.advantages, weights=recipe.reward.names, combine=recipe.reward.combine)
+    advantages, heard = objective.credit(compare, rewards.scores, rewards.valid, tree)
     first_leaf = rollout.edge_leaves[:, 0]
     keep = select_units(
         objective,
-        edge_advantages,
+        advantages,
         heard,
         group=group[first_leaf],
         step=rollout.edge_step,
         sample=first_leaf,
         seed=recipe.train.seed,
         iteration=iteration,
+        source=rollout.edge_input,
+        leaves=rollout.edge_leaves,
     )
-    return Units(edge_advantages, keep, leaf_of, edge_of)
+    return Units(advantages, keep, tree.leaf_of, tree.edge_of)
+
+
+def _tree(section: recipe_sections.Objective, rollout: FlowRollout, group: Tensor) -> Tree:
+    """How the rollout's samples and edges hang together, as the recipe wants them compared and fused."""
+    leaf_of, edge_of = leaf_edge_pairs(rollout)
+    logits = None
+    if section.fusion == "path_softmax":
+        logits = section.fusion_beta * path_sums(edge_log_probs(rollout).double(), leaf_of, edge_of, rollout.edge_step)
+    peers = group if section.peers == "prompt" else rollout.sample_root
+    return Tree(leaf_of, edge_of, rollout.edge_step, peers, logits)
 
 
 def reward_metrics(recipe: Recipe, rewards: Rewards, group: Tensor) -> dict[str, float]:

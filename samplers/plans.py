@@ -2,17 +2,34 @@
 
 A ``Plan`` is a sigma grid and one ``Step`` per interval. Flow-GRPO, Flow-GRPO-Fast, MixGRPO, Flash, BranchGRPO,
 TempFlow-GRPO and their mixtures are plans; the engine in ``samplers.flow`` executes any of them as a tree.
-Pure Python: this module imports neither torch nor anything outside the standard library.
+Pure Python: neither torch nor anything outside the standard library is imported.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
+
+from samplers.windows import random_window_start, window_start
+
+__all__ = [
+    "Cost",
+    "Plan",
+    "SolverCost",
+    "Step",
+    "all_steps",
+    "branch",
+    "cost",
+    "flash_tail",
+    "random_window_start",
+    "single_branch",
+    "window",
+    "window_start",
+    "with_tail",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +214,29 @@ def window(
         )
     inside = Step(kind="sde", solver=solver, trained=True)
     stochastic = (replace(inside, children=children), *[inside] * (width - 1))
-    stop = start + width
-    tail = steps - stop if tail_steps is None else tail_steps
-    after = Step(solver=solver if tail_steps is None else "dpmpp_2_midpoint")
-    grid = sigmas if tail_steps is None else (*sigmas[:stop], *_resampled_tail(sigmas, stop, tail_steps))
-    return Plan(tuple(grid), (*[Step(solver=solver)] * start, *stochastic, *[after] * tail))
+    plain = Step(solver=solver)
+    plan = Plan(tuple(sigmas), (*[plain] * start, *stochastic, *[plain] * (steps - start - width)))
+    return plan if tail_steps is None else with_tail(plan, tail_steps)
+
+
+def with_tail(plan: Plan, tail_steps: int) -> Plan:
+    """Replace everything after the last stochastic step by `tail_steps` of DPM-Solver++ 2 midpoint (MixGRPO-Flash).
+
+    Args:
+        plan: any plan with a stochastic step.
+        tail_steps: steps from there to sigma 0, >= 1; the published count is `flash_tail`.
+
+    Returns:
+        Plan: the same up to its last stochastic step.
+
+    Raises:
+        ValueError: no stochastic step, or no step after it.
+    """
+    stop = 1 + max((i for i, step in enumerate(plan.steps) if step.kind == "sde"), default=-1)
+    if not stop:
+        raise ValueError("a plan without a stochastic step has no tail after it")
+    grid = (*plan.sigmas[:stop], *_resampled_tail(plan.sigmas, stop, tail_steps))
+    return Plan(grid, (*plan.steps[:stop], *[Step(solver="dpmpp_2_midpoint")] * tail_steps))
 
 
 def flash_tail(steps: int, start: int, width: int, ratio: float) -> int:
@@ -209,58 +244,6 @@ def flash_tail(steps: int, start: int, width: int, ratio: float) -> int:
     if not 0 < ratio <= 1:
         raise ValueError(f"the compression ratio lies in (0, 1], got {ratio}")
     return max(1, round((steps - start - width) * ratio))
-
-
-def window_start(
-    iteration: int,
-    *,
-    steps: int,
-    width: int,
-    stride: int,
-    tau: int,
-    stop: int | None = None,
-) -> int:
-    """First step of the sliding window: min(k * stride, stop - width) with k = iteration // tau.
-
-    Stateless, so resuming and every rank agree; the window always has its full width (MixGRPO, Algorithm 1).
-
-    Args:
-        iteration: training iteration, from 0.
-        steps: number T of sampling steps.
-        width: window width, in 1 ... stop.
-        stride: steps that the window moves at a time; 0 freezes it.
-        tau: iterations between two moves, >= 1.
-        stop: one past the last step that may be stochastic; None means steps - 1.
-
-    Returns:
-        int: start of the window, in 0 ... stop - width.
-    """
-    stop = steps - 1 if stop is None else stop
-    _check_range(width, 0, stop)
-    if iteration < 0 or tau < 1 or stride < 0:
-        raise ValueError(f"need iteration >= 0, tau >= 1, stride >= 0; got {iteration}, {tau}, {stride}")
-    return min(iteration // tau * stride, stop - width)
-
-
-def random_window_start(seed: int, iteration: int, *, width: int, low: int, high: int) -> int:
-    """First step of a window drawn uniformly in [low, high - width]: one draw for all ranks and all groups.
-
-    Flow-GRPO-Fast draws per rank, which gives the members of one group different windows; this depends on
-    (seed, iteration) alone.
-
-    Args:
-        seed: run seed.
-        iteration: training iteration.
-        width: window width, at least 1.
-        low: first step that may be stochastic.
-        high: one past the last step that may be stochastic.
-
-    Returns:
-        int: start of the window.
-    """
-    _check_range(width, low, high)
-    digest = hashlib.blake2b(f"window {seed} {iteration}".encode(), digest_size=8).digest()
-    return low + int.from_bytes(digest, "little") % (high - width - low + 1)
 
 
 def branch(
@@ -356,11 +339,6 @@ def cost(plan: Plan, roots: int) -> Cost:
 def ode_forwards(solver: str, sigma_next: float) -> int:
     """Forwards of one ODE step; a step that reaches sigma 0 always takes one (a network is not asked at sigma 0)."""
     return SOLVER_COSTS[solver].forwards if sigma_next > 0 else 1
-
-
-def _check_range(width: int, low: int, high: int) -> None:
-    if not 1 <= width <= high - low or low < 0:
-        raise ValueError(f"a window of width {width} does not fit into the steps [{low}, {high})")
 
 
 def _check_steps(chosen: Collection[int], steps: int) -> None:

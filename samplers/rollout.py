@@ -113,6 +113,12 @@ def transition(rollout: FlowRollout, v: Tensor, inputs: Tensor) -> Transition:
     return Transition(edges, rows, gaussian, rollout.next[edges], dt)
 
 
+def edge_log_probs(rollout: FlowRollout) -> Tensor:
+    """Log density of each trained edge under the policy that drew it, mean over latent elements [E], on the CPU."""
+    drawn = transition(rollout, rollout.velocities, torch.arange(len(rollout.input_step)))
+    return drawn.gaussian.log_prob(drawn.x_next).cpu()
+
+
 def merge(rollouts: Sequence[FlowRollout]) -> FlowRollout:
     """Join rollouts of one plan that were made in several batches; indices are shifted, order is kept.
 

@@ -10,7 +10,7 @@ from typing import Any
 from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
-from flowgrpo.geometry import Geometry, geometry
+from flowgrpo.geometry import TRAINED_COST, Geometry, flow_grpo_price, geometry, price
 from flowgrpo.preflight import Preflight, preflight
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import DEFAULT, LoadedRecipe, load_recipe, recipe_hash, recipe_values
@@ -67,8 +67,9 @@ def _values(loaded: LoadedRecipe) -> list[tuple[str, str, str]]:
 def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
     steps = ", ".join(map(str, counts.trained_steps))
     yield "samples", f"{counts.groups} prompts x {counts.group_size} = {counts.samples}, {counts.kept} of them trained"
-    window = " in iteration 1" if recipe.sampler.plan == "random_window" else ""
+    window = " in iteration 1" if recipe.sampler.window != "none" else ""
     yield "plan", f"{recipe.sampler.steps} steps; stochastic and trained{window}: {steps}"
+    yield "units", f"{counts.trained_edges} of {counts.edges} stochastic transitions are trained"
     policy = "on-policy: every ratio is exactly 1" if counts.on_policy else "the first on-policy, the others off-policy"
     yield "updates", f"{counts.updates}, {policy}"
     size = recipe.train.micro_batch_size
@@ -79,7 +80,18 @@ def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
     yield "old forwards", f"{bound if counts.old else ''}{counts.old}"
     yield "reference forwards", f"{bound if counts.reference else ''}{counts.reference}"
     yield "decodes", str(counts.decodes)
+    yield "cost", _price(recipe)
     yield "scores", f"{counts.scored} by {', '.join(recipe.reward.names)}"
+
+
+def _price(recipe: Recipe) -> str:
+    """Forward-equivalents per sample beside Flow-GRPO's, over the schedule of the window."""
+    own, base = price(recipe), flow_grpo_price(recipe)
+    return (
+        f"{own.sampling:.3g} sampling + {own.trained:.3g} trained forwards per sample, "
+        f"{own.equivalents / base.equivalents:.2f} of Flow-GRPO's {base.sampling:g} + {base.trained:g} "
+        f"(a trained one counted {TRAINED_COST:g} times)"
+    )
 
 
 def _ran(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -177,12 +177,12 @@ CASES = [
     ),
     Case(
         "window past the end",
-        [*CHECK, "--sampler.plan=random_window", "--sampler.window_high=10"],
+        [*CHECK, "--sampler.window=random", "--sampler.window_high=10"],
         ["command line: sampler.window_high: the window reaches step 10, but only steps before 9 of 10 may"],
     ),
     Case(
         "window too wide",
-        [*CHECK, "--sampler.plan=random_window", "--sampler.window_width=4", "--sampler.window_high=3"],
+        [*CHECK, "--sampler.window=random", "--sampler.window_width=4", "--sampler.window_high=3"],
         ["command line: sampler.window_width: a window of 4 steps does not fit into the range 0 to 3, which has 3"],
     ),
     Case("no randomness", [*CHECK, "--sampler.eta", "0"], ["command line: sampler.eta: 0 leaves no random step"]),

@@ -61,9 +61,9 @@ def test_first_update_is_on_policy_and_the_second_is_not(make_recipe: Make) -> N
 
 
 @pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps"])
-@pytest.mark.parametrize("plan", ["all_steps", "random_window"])
+@pytest.mark.parametrize("window", ["none", "random"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_start_up_checks_hold(make_recipe: Make, kernel: str, plan: str, dtype: str) -> None:
+def test_start_up_checks_hold(make_recipe: Make, kernel: str, window: str, dtype: str) -> None:
     """First ratio 1 to the bit and the gap to the rollout below a tenth of the clip range, or `check_run` raises.
 
     In bfloat16 micro-batches of 3 round otherwise than rollout batches of 8: the range is ten times wider there.
@@ -72,7 +72,7 @@ def test_start_up_checks_hold(make_recipe: Make, kernel: str, plan: str, dtype: 
     row = check_run(
         make_recipe(
             sampler__kernel=kernel,
-            sampler__plan=plan,
+            sampler__window=window,
             sampler__window_width=2,
             sampler__window_high=3,
             model__dtype=dtype,
@@ -92,7 +92,7 @@ def test_forwards_equal_the_plans_cost(make_recipe: Make, noise: str, solver: st
     recipe = make_recipe(
         sampler__initial_noise=noise,
         sampler__solver=solver,
-        sampler__plan="random_window",
+        sampler__window="random",
         sampler__window_width=1,
         sampler__window_high=3,
     )
