@@ -282,3 +282,15 @@ def test_sampled_estimates_average_to_the_exact_elbo(name: str) -> None:
     error = values.std().item() / draws**0.5
     assert error < 0.03 * abs(exact)
     assert abs(values.mean().item() - exact) < 4 * error
+
+
+def test_every_part_of_a_key_and_the_turn_change_the_noise() -> None:
+    keys = [(5, 1, 0), (5, 1, 1), (5, 2, 0), (6, 1, 0)]
+    draw, where = keyed_draw(keys), torch.ones(4, 40, dtype=torch.bool)
+    where[:, ::3] = False
+    noise = torch.cat([draw(turn, where) for turn in (0, 1)])
+    assert len({tuple(row) for row in noise.tolist()}) == 8
+    assert bool((noise[:, ::3] == 1).all())
+    inside = noise[:, where[0]]
+    assert bool(((inside > 0) & (inside < 1)).all())
+    assert inside.mean().item() == pytest.approx(0.5, abs=0.08)  # 4 sigma of 208 uniform draws
