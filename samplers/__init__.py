@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from samplers.flow import Velocity, sample_flow
     from samplers.gaussian import Gaussian
     from samplers.kernels import KERNELS, resolve_kernel
+    from samplers.masked import MaskedRollout, masked_canvas, sample_masked
+    from samplers.masked_decoding import Decoding
+    from samplers.masked_remasking import REMASKINGS
+    from samplers.masked_schedules import SCHEDULES, transfer_schedule
+    from samplers.masked_tokens import ORDERS, keyed_uniform
     from samplers.noise import keyed_noise
     from samplers.plans import Cost, Plan, Step, cost
     from samplers.rollout import FlowRollout, Transition, merge, transition
@@ -21,10 +26,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cost": "plans",
+    "Decoding": "masked_decoding",
     "FlowRollout": "rollout",
     "Gaussian": "gaussian",
     "KERNELS": "kernels",
+    "MaskedRollout": "masked",
+    "ORDERS": "masked_tokens",
     "Plan": "plans",
+    "REMASKINGS": "masked_remasking",
+    "SCHEDULES": "masked_schedules",
     "SOLVERS": "solvers",
     "Step": "plans",
     "Transition": "rollout",
@@ -35,19 +45,28 @@ _HOMES = {
     "dynamic_mu": "sigmas",
     "flow_match_sigmas": "sigmas",
     "keyed_noise": "noise",
+    "keyed_uniform": "masked_tokens",
     "linear_sigmas": "sigmas",
+    "masked_canvas": "masked",
     "merge": "rollout",
     "resolve_kernel": "kernels",
     "sample_flow": "flow",
+    "sample_masked": "masked",
+    "transfer_schedule": "masked_schedules",
     "transition": "rollout",
 }
 
 __all__ = [
     "KERNELS",
+    "ORDERS",
+    "REMASKINGS",
+    "SCHEDULES",
     "SOLVERS",
     "Cost",
+    "Decoding",
     "FlowRollout",
     "Gaussian",
+    "MaskedRollout",
     "Plan",
     "Step",
     "Transition",
@@ -58,10 +77,14 @@ __all__ = [
     "dynamic_mu",
     "flow_match_sigmas",
     "keyed_noise",
+    "keyed_uniform",
     "linear_sigmas",
+    "masked_canvas",
     "merge",
     "resolve_kernel",
     "sample_flow",
+    "sample_masked",
+    "transfer_schedule",
     "transition",
 ]
 

@@ -140,6 +140,7 @@ def sample_masked(
     """
     decoding = Decoding.of(decoding, **options)
     attention = _attention(ids, attention_mask)
+    ids = ids.long()
     run = _prepare(asker(logits_fn), decoding, ids, attention, mask_id, keys, uniform, record)
     zeros = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
     none = (0,) * len(ids)
@@ -152,9 +153,7 @@ def sample_masked(
     return _rollout(run, state, traces)
 
 
-def masked_canvas(
-    prompts: Sequence[Sequence[int]], length: int, *, mask_id: int, pad_id: int
-) -> tuple[Tensor, Tensor]:
+def masked_canvas(prompts: Sequence[Sequence[int]], length: int, *, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
     """Prompts of any lengths, padded on the left and followed by masks.
 
     Args:
@@ -311,9 +310,7 @@ def _late(decoding: Decoding, tokens: Tensor, confidence: Tensor) -> Tensor:
     return confidence.masked_fill(is_one_of(tokens, decoding.late_ids), torch.finfo(confidence.dtype).min)
 
 
-def _cursors(
-    run: _Run, state: _State, live: tuple[int, ...], turns: Sequence[Turn], ids: Tensor
-) -> tuple[int, ...]:
+def _cursors(run: _Run, state: _State, live: tuple[int, ...], turns: Sequence[Turn], ids: Tensor) -> tuple[int, ...]:
     """Next turn of each row: the following one, or the next block's first where this block has no mask any more."""
     stops = torch.tensor([turn.stop for turn in turns], device=ids.device).unsqueeze(1)
     inside = torch.arange(ids.shape[1], device=ids.device) < stops

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from samplers.masked_remasking import REMASKINGS, Remasking, none, resolve_remasking
-from samplers.masked_schedules import SCHEDULES, Schedule, bernoulli, resolve_schedule
-from samplers.masked_tokens import DRAWS, ORDERS, Order, random, resolve_order
+from samplers.masked_remasking import Remasking, none, resolve_remasking
+from samplers.masked_schedules import Schedule, bernoulli, resolve_schedule
+from samplers.masked_tokens import DRAWS, Order, random, resolve_order
 from samplers.plans import unknown_name
 
 
@@ -119,7 +119,3 @@ class Decoding:
                 "threshold and entropy_bound keep no schedule, which remasking needs: choose one of them",
             ),
         ]
-
-
-CHOICES = {"order": ORDERS, "remasking": REMASKINGS, "schedule": SCHEDULES, "draw": DRAWS}
-"""Names that each choice knows."""

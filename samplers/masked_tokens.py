@@ -265,8 +265,8 @@ def _read_rows(
     known = reader.forbidden[reader.forbidden < logits.shape[-1]]  # a head may have no logit for the mask
     scores = logits.to(working_dtype(logits.dtype)).index_fill(-1, known, -math.inf)
     log_probs = scores.log_softmax(-1)
-    warm = reader.temperature not in (0, 1)
-    drawn_from = filtered((scores / reader.temperature).log_softmax(-1) if warm else log_probs, reader.top_k, reader.top_p)
+    tempered = log_probs if reader.temperature in (0, 1) else (scores / reader.temperature).log_softmax(-1)
+    drawn_from = filtered(tempered, reader.top_k, reader.top_p)
     tokens = reader.draw(drawn_from, uniforms) if reader.temperature > 0 else drawn_from.argmax(-1)
     confidence = reader.order(Reading(log_probs, drawn_from, tokens, order_uniforms)).to(log_probs.dtype)
     nats = torch.special.entr(log_probs.exp()).sum(-1) if reader.entropies else torch.zeros_like(confidence)
