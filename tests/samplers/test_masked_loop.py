@@ -10,6 +10,7 @@ import torch
 from masked_toys import KEYS, MASK, PAD, PROMPTS, VOCABULARY, Net, answers, decode, revealed
 
 from samplers import ORDERS, REMASKINGS, SCHEDULES, Decoding, masked_canvas, sample_masked, transfer_schedule
+from samplers.masked_tokens import low_confidence
 
 WAYS = {
     **{order: {"order": order, "steps": 5} for order in ORDERS},
@@ -174,19 +175,23 @@ def test_a_threshold_reveals_the_best_and_all_that_reach_it() -> None:
             assert revealed(rollout)[row][step] == want
 
 
-def test_entropy_bound_is_the_longest_cheap_prefix() -> None:
+@pytest.mark.parametrize("sign", [1, -1], ids=["surest first", "surest last"])
+def test_entropy_bound_is_the_longest_cheap_prefix(sign: int) -> None:
     net = Net()
-    rollout = decode(net, entropy_bound=1.5, record=True)
+    rollout = decode(net, entropy_bound=1.5, record=True, order=lambda reading: sign * low_confidence(reading))
     _, attention = masked_canvas(PROMPTS, 8, mask_id=MASK, pad_id=PAD)
     for row in range(len(PROMPTS)):
         for step in range(int(rollout.steps[row])):
             canvas = rollout.canvases[row, step]
             logits = net.dense(canvas.unsqueeze(0), attention[row : row + 1])[0][canvas == MASK]
             logits[:, MASK] = -1e9
-            order = logits.softmax(-1).amax(-1).argsort(descending=True)
+            order = (sign * logits.softmax(-1).amax(-1)).argsort(descending=True)
             h = torch.distributions.Categorical(logits=logits).entropy()[order]
             cost = [float(h[: n + 1].sum() - h[: n + 1].max()) for n in range(len(h))]
             assert revealed(rollout)[row][step] == sum(c <= 1.5 for c in cost)
+
+
+def test_entropy_bounds_reach_from_one_token_to_all() -> None:
     assert decode(entropy_bound=1e9).steps.tolist() == [1] * 4
     assert torch.equal(decode(entropy_bound=0.0).ids, decode().ids)
 
