@@ -61,7 +61,7 @@ def _unknown_scorers(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for key, names in (("reward.names", recipe.reward.names), ("eval.scorers", recipe.eval.scorers)):
         for name in names:
             try:
-                check_name(name)
+                check_name(name, single=key == "eval.scorers")
             except ValueError as error:
                 yield key, str(error)
 

@@ -37,6 +37,11 @@ class Rewards:
     errors: dict[int, str]
     comparisons: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
 
+    def total(self, weights: Mapping[str, float]) -> Tensor:
+        """Weighted sum of the scorers that are trained on [N], NaN where one of them gave no number."""
+        parts = [weights[name] * values for name, values in self.scores.items() if weights[name] != 0]
+        return torch.stack(parts).sum(0).masked_fill(~self.valid, torch.nan)
+
     @property
     def invalid_share(self) -> float:
         return 1.0 - self.valid.double().mean().item()

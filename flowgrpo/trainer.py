@@ -39,8 +39,10 @@ from flowgrpo.rollout import Collected, collect
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
 from flowgrpo.trackers import Trackers
+from flowgrpo.tree_record import tree_row
 from flowgrpo.units import reward_metrics, shuffled, units_of
 from flowgrpo.update import Learner, Work
+from reward_models.comparisons import win_matrix
 from samplers.plans import Plan
 from samplers.rollout import step_distribution
 
@@ -172,6 +174,8 @@ class Trainer:
         row = {"iteration": number, **self._facts(collected, work), **learned}
         if check_parity:
             refuse(gap_problem(self.recipe, row), self.recipe, self.folder)
+        if number == 1 or number % self.recipe.run.checkpoint_every == 0:
+            self._draw_trees(collected, work, number)
         stages = self.clock.take()
         self.iteration, self.seconds = number, self.seconds + stages["total"]
         self._record(row, {**stages, "scoring": self.pool.seconds - scored})
@@ -199,6 +203,30 @@ class Trainer:
             "decodes": samples,
             "scored": samples,
         }
+
+    def _draw_trees(self, collected: Collected, work: Work, number: int) -> None:
+        """The first prompt's tree and, of pairwise scorers, its win matrix, for the report."""
+        rewards, per_group = collected.rewards, roots_per_group(self.recipe)
+        row = tree_row(
+            collected.rollout,
+            rewards.total(self.recipe.reward.names),
+            work.units.advantages,
+            work.units.keep,
+            group=0,
+            roots=range(per_group),
+            prompt=collected.prompts[0].text,
+            iteration=number,
+        )
+        append_jsonl(self.folder.trees, [row])
+        members = (collected.group == 0).nonzero().flatten().tolist()
+        facts = {"iteration": number, "prompt": collected.prompts[0].text}
+        append_jsonl(
+            self.folder.matrices,
+            [
+                {**facts, "scorer": name, "matrix": win_matrix(held, members)}
+                for name, held in rewards.comparisons.items()
+            ],
+        )
 
     def _trained_std(self, plan: Plan) -> Tensor:
         steps = torch.tensor([i for i, step in enumerate(plan.steps) if step.trained])

@@ -94,9 +94,8 @@ def _tree(section: recipe_sections.Objective, rollout: FlowRollout, group: Tenso
 
 def reward_metrics(recipe: Recipe, rewards: Rewards, group: Tensor) -> dict[str, float]:
     """The "reward/..." keys of an iteration: the weighted sum that is trained, and every scorer and component."""
-    valid, weights = rewards.valid, recipe.reward.names
-    total = sum(weights[name] * values for name, values in rewards.scores.items() if weights[name] != 0)
-    assert isinstance(total, Tensor)
+    valid = rewards.valid
+    total = rewards.total(recipe.reward.names)
     statistics = group_statistics(total, valid, group)
     metrics = {
         "reward/mean": total[valid].mean().item(),

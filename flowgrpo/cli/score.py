@@ -50,6 +50,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 def _check_scorers(scorers: tuple[str, ...]) -> None:
     for name in scorers:
         try:
-            check_name(name)
+            check_name(name, single=True)
         except ValueError as error:
             raise UsageError(str(error)) from error
