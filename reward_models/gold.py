@@ -110,7 +110,7 @@ def find_objects(picture: np.ndarray) -> tuple[Found, ...]:
 def judge(scene: Scene, objects: Sequence[Found]) -> Verdict:
     """Check what was found against what was asked for, under the assignment that favours the picture most."""
     slots = [item for item in scene.items for _ in range(item.count)]
-    count = min(len(objects), len(slots)) / max(len(objects), len(slots), 1)
+    count = len(objects) / len(slots) if len(objects) < len(slots) else (len(slots) / len(objects)) ** 2
     candidates: list[Found | None] = [*sorted(objects, key=lambda thing: -thing.radius)[:_MOST_OBJECTS]]
     candidates += [None] * (len(slots) - len(candidates))
     marks = [[_attributes(slot, thing) for thing in candidates] for slot in slots]
@@ -121,11 +121,12 @@ def judge(scene: Scene, objects: Sequence[Found]) -> Verdict:
 
     best = max(itertools.permutations(range(len(candidates)), len(slots)), key=worth)
     chosen = [marks[i][j] for i, j in enumerate(best)]
-    # An object too many dilutes every clause: else it pays to draw more than was asked for and have the best ones count.
-    surplus = max(0, len(objects) - len(slots))
-    clauses = [count, *(sum(column) / (len(column) + surplus) for column in _columns(slots, chosen))]
+    # Squared, an object too many costs about as much as one too few, which takes its own clauses with it. With less it
+    # pays to draw more than was asked for and have the best ones count: policies find that within ten updates.
+    kept = min(1.0, len(slots) / max(len(objects), 1)) ** 2
+    clauses = [count, *(kept * sum(column) / len(column) for column in _columns(slots, chosen))]
     if scene.relation:
-        clauses.append(count * _relation(scene, candidates, best))
+        clauses.append(kept * _relation(scene, candidates, best))
     return Verdict(sum(clauses) / len(clauses), min(clauses) == 1.0)
 
 

@@ -160,7 +160,7 @@ def test_partial_is_the_mean_of_the_clauses():
     assert verdict("a blue circle", RED_CIRCLE) == (round(2 / 3, 4), False)
     assert verdict("a blue square", RED_CIRCLE) == (round(1 / 3, 4), False)
     assert verdict("a large red circle", RED_CIRCLE) == (0.75, False)
-    assert verdict("a red circle", RED_CIRCLE, BLUE_SQUARE) == (0.5, False)
+    assert verdict("a red circle", RED_CIRCLE, BLUE_SQUARE) == (0.25, False)
     assert verdict("two red circles", RED_CIRCLE) == (0.5, False)
     assert verdict("a red circle and a blue square", RED_CIRCLE, BLUE_SQUARE) == (1.0, True)
     assert verdict("a blue circle and a red square", RED_CIRCLE, BLUE_SQUARE) == (round(2 / 3, 4), False)
@@ -173,10 +173,11 @@ def test_partial_is_the_mean_of_the_clauses():
 
 def test_drawing_more_than_was_asked_for_never_pays():
     """With a third object some pair may stand right; that must be worth less than two objects that stand wrong."""
-    third = Placed("red", "circle", 52, 52, 8)
-    hedged, _ = verdict("a red circle right of a blue square", RED_CIRCLE, BLUE_SQUARE, third)
-    wrong, _ = verdict("a red circle right of a blue square", RED_CIRCLE, BLUE_SQUARE)
-    assert hedged <= round(2 / 3, 4) < wrong == 0.75
+    prompt, third = "a red circle below a blue square", Placed("red", "circle", 44, 50, 8)
+    hedged, _ = verdict(prompt, RED_CIRCLE, BLUE_SQUARE, third)
+    missing, _ = verdict(prompt, BLUE_SQUARE)
+    wrong, _ = verdict(prompt, RED_CIRCLE, BLUE_SQUARE)
+    assert (missing, hedged, wrong) == (0.375, round(4 / 9, 4), 0.75)
     assert verdict("a red square", RED_CIRCLE, BLUE_SQUARE)[0] < verdict("a red square", RED_CIRCLE)[0]
 
 
