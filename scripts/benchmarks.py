@@ -1,0 +1,105 @@
+"""What benchmarks of training runs share: one JSON list of finished runs, each with versions, commit and machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flowgrpo.recipe_loading import load_recipe, recipe_hash
+from flowgrpo.runfolder import read_jsonl, write_atomically
+
+LIBRARIES = ("torch", "diffusers", "transformers")
+SCORES = ("gold.strict", "gold")
+
+
+def held(path: Path) -> list[dict[str, Any]]:
+    """Rows of the runs that are finished."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def find(rows: Sequence[dict[str, Any]], run: str, seed: int) -> dict[str, Any] | None:
+    """The row of one run, if it is finished."""
+    return next((row for row in rows if (row["run"], row["seed"]) == (run, seed)), None)
+
+
+def train(out: Path, run: str, recipe: str, seed: int, folder: Path, overrides: Sequence[str]) -> Path:
+    """Run a recipe (an interrupted run continues) and add what it measured to the file.
+
+    Args:
+        out: the JSON file.
+        run: what the row is called.
+        recipe: shipped name.
+        seed: training seed.
+        folder: run folder.
+        overrides: further command-line words.
+
+    Returns:
+        Path: the run folder.
+    """
+    words = ["--train.seed", str(seed), "--run.dir", str(folder), *overrides]
+    subprocess.run([sys.executable, "-m", "flowgrpo", "train", recipe, *words], check=True)
+    digest = recipe_hash(load_recipe(recipe, words).recipe)
+    row = {"run": run, "recipe": recipe, "seed": seed, "hash": digest, **measured(folder), **where()}
+    write_atomically(out, json.dumps([*held(out), row], indent=1) + "\n")
+    return folder
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Evaluations by set and score, what iterations took, and the training reward against seconds."""
+    sets: dict[str, Any] = {}
+    for row in read_jsonl(folder / "eval.jsonl"):
+        if row["scorer"] in SCORES:
+            scores = sets.setdefault(row["set"], {}).setdefault(row["scorer"], {})
+            scores[row["label"]] = {
+                key: row[key] for key in ("mean", "ci95", "n", "guidance_scale", "steps", "seconds")
+            }
+            if row["scorer"] == "gold.strict":
+                parts = row["by_category"].items()
+                scores[row["label"]]["by_category"] = {category: round(part["mean"], 4) for category, part in parts}
+    metrics, timing = read_jsonl(folder / "metrics.jsonl"), read_jsonl(folder / "timing.jsonl")
+    count = len(timing)
+    stages = {
+        name: sum(row.get(f"time/{name}", 0.0) for row in timing) / count
+        for name in ("rollout", "decode", "old", "update", "total")
+    }
+    inputs = {
+        name: sum(row[f"forwards/{name}"] for row in metrics) / count
+        for name in ("sampling", "trained", "old", "reference")
+    }
+    curve = [
+        [
+            round(t["seconds"], 1),
+            round(row["reward/mean"], 4),
+            round(row.get("reward/gold/mean", row["reward/mean"]), 4),
+        ]
+        for t, row in zip(timing, metrics, strict=True)
+    ]
+    return {
+        "sets": sets,
+        "iterations": timing[-1]["iteration"],
+        "train_seconds": timing[-1]["seconds"],
+        "samples": metrics[-1]["samples"],
+        "seconds_per_iteration": stages,
+        "forwards_per_iteration": inputs,
+        "curve": curve,
+    }
+
+
+def gain(row: dict[str, Any], name: str, score: str) -> tuple[float, float]:
+    """(base, trained) mean of a score on a prompt set, in points of 100."""
+    before, after = (100 * row["sets"][name][score][when]["mean"] for when in ("base", "final"))
+    return before, after
+
+
+def where() -> dict[str, Any]:
+    """Commit, versions and machine."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"commit": commit, "versions": versions, "machine": f"{os.cpu_count()} cores, {platform.machine()}"}
