@@ -96,8 +96,8 @@ def test_every_pair_of_choices_trains(
     trainer = Trainer(recipe)
     rows = [trainer.iterate(number) for number in (1, 2)]
     trainer.pool.abandon()
-    counts = geometry(recipe)
     for row in rows:
+        counts = geometry(recipe, iteration=row["iteration"])
         assert row["samples"] == counts.samples == row["decodes"]
         assert row["forwards/sampling"] == counts.sampling
         assert row["forwards/trained"] <= counts.trained
