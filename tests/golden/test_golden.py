@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters_benchmarks import ADAPTERS as BENCHMARKS
 from adapters_likelihood_masked import ADAPTERS as LIKELIHOOD_MASKED
 from adapters_masked_samplers import ADAPTERS as MASKED_SAMPLERS
 from adapters_objective import ADAPTERS as OBJECTIVE
@@ -22,7 +23,7 @@ from adapters_samplers import ADAPTERS as SAMPLERS
 from adapters_text_rewards import ADAPTERS as TEXT_REWARDS
 from adapters_trees import ADAPTERS as TREES
 
-ADAPTERS = SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS | TEXT_REWARDS
+ADAPTERS = SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS | TEXT_REWARDS | BENCHMARKS
 
 FLOAT64 = (1e-6, 2e-7)
 """Relative and absolute tolerance; the absolute one covers constants that a source evaluated in float32."""

@@ -1,0 +1,37 @@
+"""The judge behind a server: a vision-language model that answers every test point of a picture in one request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from flowgrpo.benchmarks.judges import Answer, UserJudge
+from flowgrpo.benchmarks.tasks import Point
+from reward_models import load
+
+
+def remote_judge(**options: Any) -> tuple[UserJudge, str]:
+    """The judge `unigenbench_judge`, and its version.
+
+    Args:
+        **options: of the scorer of the same name: `base_url`, `model`, `concurrency`, `cache` and so on.
+
+    Raises: ValueError: an option is unknown, or one that is needed is missing.
+    """
+    from reward_models.http.judges import point_judge
+
+    judge = point_judge(**options)
+
+    def ask(prompt: str, picture: Tensor, points: Sequence[Point]) -> Answer:
+        (told,) = judge([prompt], picture[None], [[_words(point) for point in points]])
+        if told.value is None:
+            return Answer((None,) * len(points), error=told.error)
+        return Answer(tuple(told.value.holds), tuple(told.value.explanations))
+
+    return ask, load("unigenbench_judge", **options).version
+
+
+def _words(point: Point) -> str:
+    return f"{point.name} ({point.definition}) In this prompt: {point.cue}"
