@@ -29,7 +29,8 @@ invalid."""
 
 Comparer = Callable[[Tensor, list[str], Tensor, Tensor], Any]
 """(images [N, 3, H, W], N prompts, first int64 [n], second int64 [n]) -> n verdicts on those pairs of positions. For
-judges that look at each picture once, however often it is compared; `by_pairs` makes one of a Judge."""
+judges that look at each picture once, however often it is compared; `by_pairs` makes one of a Judge. Verdicts may come
+as Scores, whose errors then say why one is missing."""
 
 COMPONENTS = ("comparisons", "first_wins")
 
@@ -132,8 +133,11 @@ def _hold(
     schedule = pairs(group, seed=seed, both_orders=tournament.both_orders, rounds=tournament.rounds)
 
     def ask(index: Tensor, texts: list[str], rows: list[Mapping[str, Any]]) -> Scores:
-        verdicts = _as_verdicts(compare(images, prompts, index[:, 0], index[:, 1]), len(index), label)
-        return as_scores(verdicts, errors=dict.fromkeys(range(len(index)), "the judge gave no verdict"))
+        answer = compare(images, prompts, index[:, 0], index[:, 1])
+        told = answer if isinstance(answer, Scores) else None
+        verdicts = _as_verdicts(told.scores if told else answer, len(index), label)
+        silent = dict.fromkeys(range(len(index)), "the judge gave no verdict")
+        return as_scores(verdicts, errors=silent | (told.errors if told else {}))
 
     index = torch.tensor(schedule, dtype=torch.long).view(-1, 2)
     texts = [prompts[pair.first] for pair in schedule]

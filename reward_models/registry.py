@@ -17,10 +17,17 @@ SCORERS: dict[str, str] = {
     "gold_strict": "reward_models.gold_scorer:gold_strict",
     "clip": "reward_models.clip:clip",
     "preference": "reward_models.preference:preference",
+    "unifiedreward": "reward_models.http.judges:unifiedreward",
+    "unifiedreward_pair": "reward_models.http.pair_judges:unifiedreward_pair",
+    "unifiedreward_think": "reward_models.http.pair_judges:unifiedreward_think",
+    "unifiedreward_flex": "reward_models.http.pair_judges:unifiedreward_flex",
+    "unigenbench_judge": "reward_models.http.judges:unigenbench_judge",
+    "vqa": "reward_models.http.judges:vqa",
+    "remote": "reward_models.remote:remote",
 }
 """Name -> "module:factory"; a factory takes `device` and its own options as keywords and returns a Scorer."""
 
-PAIRWISE = frozenset({"preference"})
+PAIRWISE = frozenset({"preference", "unifiedreward_pair", "unifiedreward_think", "unifiedreward_flex"})
 """Those that compare the pictures of a group with each other and have no score for a single one."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo import __version__
-from flowgrpo.cli import check, cite, env, evaluate, report, sample, score, train
+from flowgrpo.cli import check, cite, env, evaluate, report, sample, score, serve, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
 
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Any] = {
     "eval": evaluate,
     "sample": sample,
     "score": score,
+    "serve": serve,
     "check": check,
     "report": report,
     "cite": cite,
