@@ -96,7 +96,7 @@ def _earlier(out: Path | None, settings: Settings, prompts: Sequence[Prompt]) ->
     return {}
 
 
-def _fingerprint(model: str, adapter: Path | None) -> str:
+def fingerprint(model: str, adapter: Path | None) -> str:
     """The model's path and, for trained weights, their path and a digest: other weights are another evaluation."""
     if adapter is None:
         return model
@@ -200,7 +200,7 @@ def evaluate(
         guidance_scale=section.guidance_scale if guidance_scale is None else guidance_scale,
         images_per_prompt=images_per_prompt or section.images_per_prompt,
         seed=section.seed if seed is None else seed,
-        weights=_fingerprint(recipe.model.path, adapter),
+        weights=fingerprint(recipe.model.path, adapter),
     )
     options = recipe.reward.options
     loaded = {name: load(name, device=str(policy.device), **options.get(name, {})) for name in scorers}

@@ -71,7 +71,7 @@ OWN: dict[str, str] = {
     "gold": "flowgrpo.benchmarks.shapes:gold_judge",
     "unigenbench_judge": "flowgrpo.benchmarks.remote:remote_judge",
 }
-"""Judges that answer test points: name -> "module:factory", which takes the options and returns (`UserJudge`, version)."""
+"""Judges that answer test points: name -> "module:factory" of the options, which returns (`UserJudge`, version)."""
 
 
 def load_judge(
@@ -90,7 +90,8 @@ def load_judge(
         RecipeError: a user's function cannot be imported.
     """
     if ":" in name:
-        function = resolve(name, {}, "--judge")
+        known: dict[str, UserJudge] = {}
+        function = resolve(name, known, "--judge")
         version = f"{_source_hash(function)} {json.dumps(dict(options), sort_keys=True, default=str)}"
         return Judge(name, version, partial(_ask_function, partial(function, **options)), thread_safe=False)
     try:

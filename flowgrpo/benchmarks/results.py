@@ -21,6 +21,7 @@ from flowgrpo.benchmarks.judgements import Place
 from flowgrpo.benchmarks.judges import Answer
 from flowgrpo.benchmarks.tally import OVERALL, Cell, Count, Tally, official, official_rows, tally
 from flowgrpo.benchmarks.tasks import Track
+from flowgrpo.errors import UsageError, first_line
 from flowgrpo.runfolder import write_atomically
 
 OFFICIAL_COLUMNS = ("index", "prompt", "testpoint", "output", "result_json", "img_path")
@@ -47,6 +48,21 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """One model on one track as pages and comparisons need it."""
+
+    model: str
+    judge: str
+    counts: Tally
+
+    def lines(self) -> list[Line]:
+        """Overall first, then by kind as `tally` orders them."""
+        found = intervals(self.counts)
+        cells = [_line(cell, self.counts.count(cell), found) for cell in self.counts.cells]
+        return [_overall(self.counts, found), *cells]
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """One model on one track."""
 
@@ -70,11 +86,9 @@ class Scored:
     ) -> Scored:
         return cls(model, judge, track, samples, pictures, answers, tally(track, answers, samples, pictures))
 
-    def lines(self) -> list[Line]:
-        """Overall first, then by kind as `tally` orders them."""
-        found = intervals(self.counts)
-        cells = [_line(cell, self.counts.count(cell), found) for cell in self.counts.cells]
-        return [_overall(self.counts, found), *cells]
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.model, self.judge, self.counts)
 
     def gaps(self) -> list[str]:
         """What is missing, in sentences; nothing where every picture was judged."""
@@ -89,23 +103,23 @@ class Scored:
 
 def _line(cell: Cell, count: Count, found: Mapping[Cell, Interval]) -> Line:
     low, high = found.get(cell, (None, None))
-    shares = (count.accuracy, low, high, count.pessimistic)
-    return Line(*cell, *shares, count.correct, count.total, count.expected)
+    numbers = (count.correct, count.total, count.expected)
+    return Line(*cell, count.accuracy, low, high, count.pessimistic, *numbers)
 
 
 def _overall(counts: Tally, found: Mapping[Cell, Interval]) -> Line:
     low, high = found.get(OVERALL, (None, None))
     total = sum((counts.count(cell) for cell in counts.of_kind("dimension")), Count())
-    shares = (counts.overall, low, high, counts.overall_pessimistic)
-    return Line(*OVERALL, *shares, total.correct, total.total, total.expected)
+    numbers = (total.correct, total.total, total.expected)
+    return Line(*OVERALL, counts.overall, low, high, counts.overall_pessimistic, *numbers)
 
 
 def write_results(scored: Scored, folder: Path) -> None:
-    """Write the four files of a track; see the module.
+    """Write the files of a track; see the module.
 
     Raises: RunError: the folder cannot be written.
     """
-    lines = scored.lines()
+    lines = scored.entry.lines()
     counted = official(official_rows(scored.track, scored.answers, scored.samples))
     summary = {
         "model": scored.model,
@@ -119,6 +133,7 @@ def write_results(scored: Scored, folder: Path) -> None:
         "official": asdict(counted),
     }
     write_atomically(folder / "results.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    write_atomically(folder / "counts.json", json.dumps(_counts_json(scored)))
     write_atomically(folder / "table.csv", _csv(_table_header(), map(_table_row, lines)))
     write_atomically(folder / "official.csv", _csv(OFFICIAL_COLUMNS, _official_rows(scored)))
     write_atomically(folder / "official.json", json.dumps(_official_json(counted), indent=2, ensure_ascii=False))
@@ -165,3 +180,30 @@ def _official_rows(scored: Scored) -> Iterable[Sequence[Any]]:
                 result = json.dumps({"analysis": list(answer.reasons), "score": scores}, ensure_ascii=False)
             output = answer.error if answer else "not judged"
             yield task.index, task.prompt, names, output, result, str(picture)
+
+
+def _counts_json(scored: Scored) -> dict[str, Any]:
+    counts = scored.counts
+    cells = [
+        [*cell, [[task, held.correct, held.total, held.expected] for task, held in by_task.items()]]
+        for cell, by_task in counts.cells.items()
+    ]
+    head = {"model": scored.model, "track": scored.track.name, "judge": scored.judge}
+    return {**head, "pictures": counts.pictures, "judged": counts.judged, "missing": counts.missing, "cells": cells}
+
+
+def read_entry(folder: Path, track: str) -> Entry:
+    """What an earlier call left in its `--out` folder about a track.
+
+    Raises: UsageError: there is nothing, or it is not ours.
+    """
+    file = folder / track / "counts.json"
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        cells = {(kind, name): {row[0]: Count(*row[1:]) for row in rows} for kind, name, rows in held["cells"]}
+        counts = Tally(cells, held["pictures"], held["judged"], held["missing"])
+        return Entry(held["model"], held["judge"], counts)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder} holds no results of track {track!r} to compare with: {first_line(error)}"
+        ) from error

@@ -164,17 +164,17 @@ def _object(value: Any, place: str, warnings: list[str]) -> dict[str, Any]:
 def _repaired(text: str, place: str, error: json.JSONDecodeError) -> Any:
     """Whole texts are matched one after the other, so that what stands inside a text is never touched."""
     try:
-        return json.loads(re.sub(r'"(?:[^"\\]|\\.)*"(?=\s*")', r"\g<0>,", text))
+        return json.loads(re.sub(r'"(?:[^"\\]|\\.)*"(\s*(?="))?', _with_comma, text))
     except json.JSONDecodeError:
         raise PromptError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
 
 
+def _with_comma(match: re.Match[str]) -> str:
+    return match[0] if match[1] is None else f"{match[0]},"
+
+
 def _points(held: Mapping[str, Any], keys: Keys, place: str) -> tuple[Point, ...]:
-    names, cues = held.get(keys.points), held.get(keys.cues)
-    for key, texts in ((keys.points, names), (keys.cues, cues)):
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            hint = did_you_mean(key, held) if texts is None else ""
-            raise PromptError(f"{place}: {key!r} must be a list of texts that is not empty{hint}")
+    names, cues = (_texts(held, key, place) for key in (keys.points, keys.cues))
     if len(names) != len(cues):
         raise PromptError(f"{place}: {len(names)} test points but {len(cues)} descriptions; right is one for each")
     for name in names:
@@ -183,6 +183,14 @@ def _points(held: Mapping[str, Any], keys: Keys, place: str) -> tuple[Point, ...
     return tuple(
         Point(name, cue, DEFINITIONS[ENGLISH[name]], ENGLISH[name]) for name, cue in zip(names, cues, strict=True)
     )
+
+
+def _texts(held: Mapping[str, Any], key: str, place: str) -> list[str]:
+    texts = held.get(key)
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        hint = did_you_mean(key, held) if texts is None else ""
+        raise PromptError(f"{place}: {key!r} must be a list of texts that is not empty{hint}")
+    return texts
 
 
 def _check_indices(tasks: tuple[Task, ...], path: Path) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo import __version__
-from flowgrpo.cli import check, cite, env, evaluate, report, sample, score, serve, train
+from flowgrpo.cli import bench, check, cite, env, evaluate, report, sample, score, serve, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
 
 COMMANDS: dict[str, Any] = {
     "train": train,
     "eval": evaluate,
+    "bench": bench,
     "sample": sample,
     "score": score,
     "serve": serve,

@@ -1,0 +1,151 @@
+"""Run a benchmark from model to table: draw its pictures, have them judged, count, and write a page. Every stage
+continues where it stopped; pictures that exist already are judged with --images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowgrpo.cli.arguments import existing_folder
+from flowgrpo.cli.display import columns
+from flowgrpo.errors import UsageError, did_you_mean
+from flowgrpo.preflight import require_ready
+from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_loading import load_recipe
+
+if TYPE_CHECKING:
+    from flowgrpo.benchmarks.results import Line, Scored
+    from flowgrpo.benchmarks.run import Setup
+
+HELP = "run UniGenBench or GenEval from model to table"
+TAKES_OVERRIDES = True
+STAGES = ("all", "generate", "judge", "score")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="unigenbench or geneval")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe that names the model; else --model.path")
+    parser.add_argument("--data", metavar="PATH", required=True, help="prompt file, a folder of them, or shapes")
+    parser.add_argument("--track", metavar="NAME", action="append", default=[], help="of a folder; default: all")
+    parser.add_argument("--adapter", metavar="FOLDER", type=existing_folder, help="trained weights (RUN/adapter)")
+    parser.add_argument("--images", metavar="FOLDER", type=existing_folder, help="judge these pictures, draw none")
+    parser.add_argument("--judge", metavar="NAME", help="default: unigenbench_judge, geneval; gold for shapes")
+    parser.add_argument("--stage", choices=STAGES, default="all", help="one stage alone")
+    parser.add_argument("--shard", metavar="I/N", type=shard, default=(0, 1), help="draw and judge one of N parts")
+    parser.add_argument("--limit", metavar="N", type=count, help="the first prompts of each track only")
+    parser.add_argument("--samples", metavar="N", type=count, help="pictures per prompt; default: as published")
+    parser.add_argument("--seed", metavar="N", type=int, help="of the first picture; default: as published")
+    parser.add_argument("--steps", metavar="N", type=count)
+    parser.add_argument("--guidance-scale", metavar="W", type=float)
+    parser.add_argument("--workers", metavar="N", type=count, default=8, help="questions to the judge at once")
+    parser.add_argument("--name", metavar="TEXT", help="of the model in tables")
+    parser.add_argument(
+        "--compare", metavar="FOLDER", type=existing_folder, action="append", default=[], help="another model's --out"
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="default: bench/BENCHMARK")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON lines")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`2/4` as (1, 4): the second of four parts."""
+    first, slash, parts = text.partition("/")
+    if not (slash and first.isdigit() and parts.isdigit() and 1 <= int(first) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 1/4 or 4/4")
+    return int(first) - 1, int(parts)
+
+
+def count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    loaded = load_recipe(options.recipe, overrides)
+    from flowgrpo.benchmarks import run as stages
+    from flowgrpo.progress import Progress
+
+    setup = _setup(options, loaded.recipe)
+    progress = Progress()
+    for track in setup.tracks:
+        for warning in track.warnings:
+            progress.say(f"warning: {warning}")
+    if options.images is None and options.stage in ("all", "generate"):
+        require_ready(loaded.recipe, loaded.origins)
+        stages.generate(setup, progress)
+    if options.stage in ("all", "judge"):
+        stages.judge(setup, progress)
+    if options.stage in ("all", "score"):
+        for scored in stages.score(setup, tuple(options.compare)):
+            print(_json_lines(scored) if options.json else _table(scored))
+        progress.say(f"results and page: {setup.out}")
+    return 0
+
+
+def _setup(options: argparse.Namespace, recipe: Recipe) -> Setup:
+    from flowgrpo.benchmarks.run import BENCHMARKS, Setup
+
+    if options.benchmark not in BENCHMARKS:
+        known = ", ".join(BENCHMARKS)
+        raise UsageError(
+            f"unknown benchmark {options.benchmark!r}{did_you_mean(options.benchmark, BENCHMARKS)} ({known})"
+        )
+    if options.stage == "generate" and options.images is not None:
+        raise UsageError("--stage generate draws pictures, but --images names pictures that exist")
+    benchmark = BENCHMARKS[options.benchmark]
+    tracks = benchmark.load_tracks(options.data, tuple(options.track))
+    section = recipe.eval
+    return Setup(
+        benchmark=benchmark,
+        recipe=recipe,
+        tracks=tuple(track.part(limit=options.limit) for track in tracks),
+        out=options.out or Path("bench") / options.benchmark,
+        model=options.name or _name(options, recipe),
+        judge=options.judge or benchmark.judge.get(options.data, benchmark.judge[""]),
+        images=options.images,
+        adapter=options.adapter,
+        samples=options.samples or benchmark.samples,
+        seed=benchmark.seed if options.seed is None else options.seed,
+        steps=options.steps or section.steps,
+        guidance_scale=section.guidance_scale if options.guidance_scale is None else options.guidance_scale,
+        workers=options.workers,
+        shard=options.shard,
+    )
+
+
+def _name(options: argparse.Namespace, recipe: Recipe) -> str:
+    if options.images is not None:
+        return options.images.resolve().name
+    base = Path(recipe.model.path).name
+    return f"{base} + {options.adapter}" if options.adapter else base
+
+
+def _json_lines(scored: Scored) -> str:
+    head = {"track": scored.track.name, "model": scored.model, "judge": scored.judge}
+    return "\n".join(json.dumps({**head, **asdict(line)}, ensure_ascii=False) for line in scored.entry.lines())
+
+
+def _table(scored: Scored) -> str:
+    """Overall, then each dimension with its test points, and what is missing."""
+    lines = scored.entry.lines()
+    points = [line for line in lines if line.kind == "test point"]
+    rows = [("", "accuracy", "95 %", "pessimistic", "met/judged", "invalid"), _row(lines[0])]
+    for line in lines:
+        if line.kind == "dimension":
+            own = [point for point in points if point.name.startswith(f"{line.name} - ")]
+            rows += [_row(line), *(_row(point, "  ") for point in own)]
+    rows += [_row(line) for line in lines if line.kind == "theme"]
+    head = f"{scored.track.name}: {scored.model}, judged by {scored.judge}"
+    said = [f"  incomplete: {gap}" for gap in scored.gaps()]
+    return "\n".join([head, columns(rows), *said])
+
+
+def _row(line: Line, indent: str = "") -> tuple[str, ...]:
+    interval = "" if line.low is None or line.high is None else f"{100 * line.low:.1f} to {100 * line.high:.1f}"
+    accuracy = "none judged" if line.accuracy is None else f"{100 * line.accuracy:.2f}"
+    name = f"theme {line.name}" if line.kind == "theme" else line.name
+    share = f"{line.invalid:.1%}" if line.invalid else ""
+    return indent + name, accuracy, interval, f"{100 * line.pessimistic:.2f}", f"{line.correct}/{line.judged}", share
