@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 from scripts.tiny_sd3_data import load_pictures, make_captions
 from scripts.tiny_sd3_models import (
@@ -52,12 +52,15 @@ def main() -> None:
     if args.stage == "vae":
         return
     latents = encode_latents(args, vae, pictures)
-    captions = make_captions(scenes, args.seed, args.corrupted, args.typical)
-    train_transformer(args, vae, latents, captions)
+    train_transformer(
+        args, vae, latents, [make_captions(scenes, args.seed, share, args.typical) for share in args.corrupted]
+    )
 
 
 def train_vae(args: argparse.Namespace, pictures: np.ndarray) -> AutoencoderKL:
     """Train the VAE by L1 + MSE + KL in phases, then set its latent shift and scale from statistics."""
+    if args.start is not None:
+        return AutoencoderKL.from_pretrained(args.start / "vae", torch_dtype=torch.float32).eval()
     vae = make_vae()
     for phase in range(len(VAE_PHASES)):
         folder = args.work / f"vae-{phase}"
@@ -106,12 +109,23 @@ def encode_latents(args: argparse.Namespace, vae: AutoencoderKL, pictures: np.nd
     return latents
 
 
-def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: torch.Tensor, captions: list[str]) -> None:
-    """Flow matching on (latent, caption) pairs; exports the averaged weights as a pipeline every `--save-every`."""
+def train_transformer(
+    args: argparse.Namespace, vae: AutoencoderKL, latents: torch.Tensor, captions: list[list[str]]
+) -> None:
+    """Flow matching on (latent, caption) pairs; exports the averaged weights as a pipeline every `--save-every`.
+
+    Each cycle has its own captions: clean ones first, which teach what words mean, then for a short while such with
+    concentrated mistakes, which leave a model that knows better than it does.
+    """
     tokenizer = make_tokenizer(args.work / "tokenizer")
-    ids = torch.tensor(tokenizer(captions, padding="max_length", truncation=True, max_length=16).input_ids)
+    ids = [
+        torch.tensor(tokenizer(texts, padding="max_length", truncation=True, max_length=16).input_ids)
+        for texts in captions
+    ]
     empty = torch.tensor(tokenizer([""], padding="max_length", max_length=16).input_ids)
     model = torch.nn.ModuleList([make_transformer(), make_text_encoder(tokenizer), make_text_encoder(tokenizer)])
+    if args.start is not None:
+        _take_weights(model, args.start)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     state = {"model": model, "average": average, "optimizer": optimizer}
@@ -119,8 +133,9 @@ def train_transformer(args: argparse.Namespace, vae: AutoencoderKL, latents: tor
 
     def step(i: int) -> float:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
-        loss = _flow_loss(model, latents, ids, empty, generator)
-        value = _update(optimizer, model.parameters(), loss, RATE * _schedule(*_position(i, args.cycles), 200))
+        cycle, done, length = _position(i, args.cycles)
+        loss = _flow_loss(model, latents, ids[min(cycle, len(ids) - 1)], empty, generator)
+        value = _update(optimizer, model.parameters(), loss, args.rate * _schedule(done, length, 200))
         _average(average, model, min(EMA_DECAY, (i + 1) / (i + 10)))
         return value
 
@@ -176,11 +191,18 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _position(step: int, cycles: list[int]) -> tuple[int, int]:
-    """Step within its cycle, and the length of that cycle."""
-    for cycle in cycles:
+def _take_weights(model: torch.nn.ModuleList, folder: Path) -> None:
+    """Start from a finished pipeline instead of from chance."""
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    for part, source in zip(model, (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2), strict=True):
+        part.load_state_dict(source.state_dict())
+
+
+def _position(step: int, cycles: list[int]) -> tuple[int, int, int]:
+    """Number of the cycle that a step lies in, the step within it, and its length."""
+    for number, cycle in enumerate(cycles):
         if step < cycle:
-            return step, cycle
+            return number, step, cycle
         step -= cycle
     raise ValueError(f"step lies {step} beyond the cycles {cycles}")
 
@@ -238,7 +260,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=40000)
     parser.add_argument("--cycles", type=int, nargs="+", default=[4500, 5000], help="updates in each cosine cycle")
     parser.add_argument("--save-every", type=int, default=500)
-    parser.add_argument("--corrupted", type=float, default=0.35, help="share of captions with one attribute wrong")
+    parser.add_argument(
+        "--corrupted",
+        type=float,
+        nargs="+",
+        default=[0.35],
+        help="share of wrong captions in each cycle; the last repeats",
+    )
+    parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
+    parser.add_argument("--start", type=Path, help="pipeline folder to start from instead of from chance")
     parser.add_argument("--typical", type=float, default=0.7, help="share of the usual mistakes among the wrong ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
