@@ -67,11 +67,14 @@ class Judge:
 UserJudge = Callable[[str, Tensor, Sequence[Point]], Any]
 """(prompt, picture, test points) -> a verdict of `VERDICTS` or None for each, or an `Answer`."""
 
+Made = tuple[UserJudge, str, bool]
+"""A judge, its version, and whether several threads may ask it at once."""
+
 OWN: dict[str, str] = {
     "gold": "flowgrpo.benchmarks.shapes:gold_judge",
     "unigenbench_judge": "flowgrpo.benchmarks.remote:remote_judge",
 }
-"""Judges that answer test points: name -> "module:factory" of the options, which returns (`UserJudge`, version)."""
+"""Judges that answer test points: name -> "module:factory" of the options, see `Made`."""
 
 
 def load_judge(
@@ -96,15 +99,15 @@ def load_judge(
         return Judge(name, version, partial(_ask_function, partial(function, **options)), thread_safe=False)
     try:
         if name in OWN:
-            function, version = _factory(OWN[name])(**options)
-            return Judge(name, version, partial(_ask_function, function))
+            function, version, thread_safe = _factory(OWN[name])(**options)
+            return Judge(name, version, partial(_ask_function, function), thread_safe)
         scorer = load(name, device=device, **options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--judge {name}: {error}") from error
     return Judge(name, scorer.version, partial(ask_scorer, scorer), scorer.thread_safe)
 
 
-def _factory(spec: str) -> Callable[..., tuple[UserJudge, str]]:
+def _factory(spec: str) -> Callable[..., Made]:
     module, _, name = spec.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from flowgrpo.benchmarks.judges import Answer, UserJudge
+from flowgrpo.benchmarks.judges import Answer, Made
 from flowgrpo.benchmarks.tasks import Point
 from reward_models import load
 
 
-def remote_judge(**options: Any) -> tuple[UserJudge, str]:
-    """The judge `unigenbench_judge`, and its version.
+def remote_judge(**options: Any) -> Made:
+    """The judge `unigenbench_judge`.
 
     Args:
         **options: of the scorer of the same name: `base_url`, `model`, `concurrency`, `cache` and so on.
@@ -30,7 +30,7 @@ def remote_judge(**options: Any) -> tuple[UserJudge, str]:
             return Answer((None,) * len(points), error=told.error)
         return Answer(tuple(told.value.holds), tuple(told.value.explanations))
 
-    return ask, load("unigenbench_judge", **options).version
+    return ask, load("unigenbench_judge", **options).version, True
 
 
 def _words(point: Point) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from flowgrpo.benchmarks.judges import Made
 from flowgrpo.benchmarks.tasks import Point
 from reward_models import load
 from reward_models.gold import Found, find_objects, judge
@@ -98,10 +99,10 @@ def points_of(scene: Scene) -> list[tuple[str, str]]:
 _NUMBERS = {1: "one object", 2: "two objects", 3: "three objects", 4: "four objects"}
 
 
-def gold_judge() -> tuple[Callable[[str, Tensor, Sequence[Point]], list[bool]], str]:
-    """The judge `gold`, without options, and its version."""
+def gold_judge() -> Made:
+    """The judge `gold`; it has no options, and threads would only wait for each other."""
     own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    return meets, f"{load('gold').version} {own}"
+    return meets, f"{load('gold').version} {own}", False
 
 
 def meets(prompt: str, picture: Tensor, points: Sequence[Point]) -> list[bool]:
