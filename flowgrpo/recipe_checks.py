@@ -49,8 +49,8 @@ def _window(recipe: Recipe) -> Iterator[Finding]:
     sampler = recipe.sampler
     if sampler.window == "none":
         if sampler.tail_ratio is not None:
-            keys = ("sampler.tail_ratio", "sampler.window")
-            yield keys, "there is no tail to shorten: without a window every step but the last is stochastic"
+            why = "there is no tail to shorten: without a window every step but the last is stochastic"
+            yield ("sampler.tail_ratio", "sampler.window"), why
         return
     keys = ("sampler.window_high", "sampler.window_width", "sampler.window_low", "sampler.steps")
     low, high = window_range(recipe)
