@@ -58,6 +58,7 @@ def judge_pictures(
 
     Raises: RunError: `FAILURES_IN_A_ROW` pictures in a row have got no complete answer; what was answered is kept.
     """
+    append_jsonl(file, [])  # drops a line that a crash cut off, which the first answer would drop unseen
     answered = {key for key, answer in _rows(file) if answer.complete}
     todo = [asked for asked in _questions(track, pictures) if asked.key not in answered]
     tracker = _Tracker(judge.name)

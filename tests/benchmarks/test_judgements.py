@@ -57,11 +57,12 @@ def test_every_picture_is_asked_about_once_and_answers_come_back(pictures, tmp_p
 
 
 def test_an_interruption_anywhere_leaves_the_same_table(pictures, tmp_path: Path) -> None:
-    """The file is cut at every byte; the next call asks only about what is lost."""
+    """The file is cut inside, before and after lines; the next call asks only about what is lost."""
     whole = tmp_path / "whole.jsonl"
     judge_pictures(HELD, pictures, fake(yes), whole)
     want, content = read_answers(HELD, pictures, [whole]), whole.read_bytes()
-    for cut in range(0, len(content), 37):
+    before_line_feed = content.index(b"\n")
+    for cut in [*range(0, len(content), 97), before_line_feed, before_line_feed + 1]:
         part, asked = tmp_path / "part.jsonl", []
         part.write_bytes(content[:cut])
         judge_pictures(HELD, pictures, fake(yes, asked), part)
@@ -165,7 +166,7 @@ def test_a_users_function_is_a_judge(tmp_path: Path) -> None:
 
 
 def test_wrong_judges_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"--judge gould: unknown scorer 'gould'; did you mean 'gold'"):
+    with pytest.raises(UsageError, match=r"--judge gould: unknown scorer 'gould' \(did you mean 'gold'\?\)"):
         load_judge("gould", refuse_scorer, device="cpu", options={})
     with pytest.raises(UsageError, match=r"--judge gold: .*unexpected keyword argument 'x'"):
         load_judge("gold", refuse_scorer, device="cpu", options={"x": 1})
