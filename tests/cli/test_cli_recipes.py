@@ -168,7 +168,7 @@ def test_shipped_recipes_say_what_they_are(name: str) -> None:
     recipe = load_recipe(name).recipe
     assert recipe.name == name
     text = shipped_recipes()[name].read_text()
-    if name != "demo":
+    if not name.endswith("demo"):
         bare = [line for line in text.splitlines() if re.match(r" +\w+: .", line) and " # " not in line]
         assert bare == [], "every number of a published recipe has its origin in a comment"
 
