@@ -10,14 +10,16 @@ from torch import Tensor, cuda
 from reward_models.scores import ScorerError, Scores, concatenate, failed
 
 Rows = list[Mapping[str, Any]]
-Function = Callable[[Tensor, list[str], Rows], Scores]
+Samples = Tensor | list[str]
+"""Pictures [N, 3, H, W], or N texts."""
+Function = Callable[[Any, list[str], Rows], Scores]
 
 _LONGEST_ERROR = 300
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 def call_in_slices(
-    function: Function, images: Tensor, prompts: list[str], metadata: Rows, *, limit: int | None, label: str
+    function: Function, samples: Samples, prompts: list[str], metadata: Rows, *, limit: int | None, label: str
 ) -> Scores:
     """Score N samples in slices of at most `limit`.
 
@@ -26,7 +28,7 @@ def call_in_slices(
 
     Args:
         function: The model's function.
-        images: [N, 3, H, W].
+        samples: What is scored, of length N.
         prompts: N texts.
         metadata: N mappings.
         limit: Samples per call; None is all at once.
@@ -44,7 +46,7 @@ def call_in_slices(
     while start < count:
         cut = slice(start, start + size)
         try:
-            part = function(images[cut], prompts[cut], metadata[cut])
+            part = function(samples[cut], prompts[cut], metadata[cut])
         except ScorerError:
             raise
         except Exception as error:
@@ -79,5 +81,5 @@ def _of_length(part: Scores, count: int, label: str) -> Scores:
     if not isinstance(part, Scores):
         raise ScorerError(f"scorer '{label}' returned {type(part).__name__}; right would be Scores")
     if len(part) != count:
-        raise ScorerError(f"scorer '{label}' returned {len(part)} scores for {count} images; right would be one each")
+        raise ScorerError(f"scorer '{label}' returned {len(part)} scores for {count} samples; right would be one each")
     return part

@@ -7,21 +7,15 @@ alignment code bases that use this reward.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from reward_models.importing import near
 from reward_models.preprocess import REVISION, clip_images
 from reward_models.scorer import Scorer
-from reward_models.scores import ScorerError, Scores, as_scores
+from reward_models.scores import ScorerError
+from reward_models.similarity import paired_cosine
+from reward_models.weights import fingerprint
 
 EMBEDDED = "tiny-clip"
 _PACKAGES = Path(__file__).parent.parent
@@ -49,37 +43,24 @@ def clip(
     Raises:
         ScorerError: open_clip is missing, or there is no such model or weights.
     """
-    network, tokenizer = _load(model, weights, device, context_length)
+    network, tokenizer = load_open_clip(model, weights, device, context_length)
+    config = network.visual.preprocess_cfg
     return Scorer(
         name="clip",
-        version=_version(network),
+        version=fingerprint(network.state_dict(), REVISION, config),
         range=(-1.0, 1.0),
         licence="Apache-2.0" if model == EMBEDDED else "unknown",
         max_batch=64,
-        function=_paired_cosine(network, tokenizer, device),
+        function=paired_cosine(
+            tokenize=tokenizer,
+            read=lambda ids: network.encode_text(ids.to(device)),
+            see=lambda images: network.encode_image(clip_images(images.to(device), config)),
+        ),
     )
 
 
-def _paired_cosine(
-    network: Any, tokenizer: Any, device: str
-) -> Callable[[Tensor, list[str], list[Mapping[str, Any]]], Scores]:
-    config = network.visual.preprocess_cfg
-    # Hugging Face's fast tokenizers set their padding on themselves, and refuse to be called by two threads at once.
-    lock = threading.Lock()
-
-    def function(images: Tensor, prompts: list[str], metadata: list[Mapping[str, Any]]) -> Scores:
-        unique = list(dict.fromkeys(prompts))
-        with lock:
-            ids = tokenizer(unique).to(device)
-        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)
-        texts = F.normalize(network.encode_text(ids), dim=-1)[rows]
-        pictures = F.normalize(network.encode_image(clip_images(images.to(device), config)), dim=-1)
-        return as_scores((pictures * texts).sum(-1))
-
-    return function
-
-
-def _load(model: str, weights: str | None, device: str, context_length: int | None) -> tuple[Any, Any]:
+def load_open_clip(model: str, weights: str | None, device: str, context_length: int | None) -> tuple[Any, Any]:
+    """Network, in evaluation mode and without gradients, and tokenizer; arguments and errors as of `clip`."""
     try:
         import open_clip
     except ImportError as error:
@@ -137,11 +118,3 @@ def _check_weights(model: str, weights: str | None, has_own: bool, open_clip: An
             f"scorer 'clip' has no weights {weights!r}{near(str(weights), tags)} for architecture '{model}'; "
             f"right would be a file or one of {', '.join(tags)}"
         )
-
-
-def _version(network: Any) -> str:
-    digest = hashlib.sha256(json.dumps([REVISION, network.visual.preprocess_cfg], sort_keys=True, default=str).encode())
-    for name, value in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]

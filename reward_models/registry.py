@@ -17,6 +17,21 @@ SCORERS: dict[str, str] = {
     "gold_strict": "reward_models.gold_scorer:gold_strict",
     "clip": "reward_models.clip:clip",
     "preference": "reward_models.preference:preference",
+    "hpsv2": "reward_models.hpsv2:hpsv2",
+    "hpsv2.1": "reward_models.hpsv2:hpsv2_1",
+    "pickscore": "reward_models.pickscore:pickscore",
+    "aesthetic": "reward_models.aesthetic:aesthetic",
+    "imagereward": "reward_models.imagereward:imagereward",
+    "ocr": "reward_models.ocr:ocr",
+    "geneval": "reward_models.geneval:geneval",
+    "jpeg_compressibility": "reward_models.jpeg:jpeg_compressibility",
+    "jpeg_incompressibility": "reward_models.jpeg:jpeg_incompressibility",
+    "safety": "reward_models.safety:safety",
+    "task": "reward_models.text_scorer:task",
+    "task_strict": "reward_models.text_scorer:task_strict",
+    "answer_format": "reward_models.text_scorer:answer_format",
+    "code_format": "reward_models.text_scorer:code_block",
+    "d1": "reward_models.text_scorer:d1_reward",
     "unifiedreward": "reward_models.http.judges:unifiedreward",
     "unifiedreward_pair": "reward_models.http.pair_judges:unifiedreward_pair",
     "unifiedreward_think": "reward_models.http.pair_judges:unifiedreward_think",
@@ -29,6 +44,9 @@ SCORERS: dict[str, str] = {
 
 PAIRWISE = frozenset({"preference", "unifiedreward_pair", "unifiedreward_think", "unifiedreward_flex"})
 """Those that compare the pictures of a group with each other and have no score for a single one."""
+
+TEXT = frozenset({"task", "task_strict", "answer_format", "code_format", "d1"})
+"""Those that read texts and know no pictures: a `TextScorer` each."""
 
 
 def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
@@ -74,8 +92,10 @@ def check_name(name: str, *, single: bool = False) -> None:
             f"unknown scorer '{name}'{near(name, list(SCORERS))}; right would be one of {', '.join(SCORERS)}, "
             "or your own function as package.module:function or path/to/file.py:function"
         )
+    if single and name in TEXT:
+        raise ValueError(f"scorer '{name}' reads texts and has no score for pictures")
     if single and name in PAIRWISE:
-        pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE)
+        pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE | TEXT)
         raise ValueError(
             f"scorer '{name}' compares pictures of one prompt with each other and has no score for single ones; "
             f"right would be one of {pointwise}"

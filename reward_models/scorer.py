@@ -39,7 +39,7 @@ class Card:
     name: str
     version: str
     kind: Literal["pointwise", "pairwise"] = "pointwise"
-    media: Literal["image"] = "image"
+    media: Literal["image", "text"] = "image"
     needs: tuple[str, ...] = ("prompt",)
     range: tuple[float, float] = (-torch.inf, torch.inf)
     higher_is_better: bool = True

@@ -20,10 +20,13 @@ from adapters_masked_samplers import ADAPTERS as MASKED_SAMPLERS
 from adapters_objective import ADAPTERS as OBJECTIVE
 from adapters_rewards import ADAPTERS as REWARDS
 from adapters_samplers import ADAPTERS as SAMPLERS
+from adapters_scorers import ADAPTERS as SCORERS
 from adapters_text_rewards import ADAPTERS as TEXT_REWARDS
 from adapters_trees import ADAPTERS as TREES
 
-ADAPTERS = SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS | TEXT_REWARDS | BENCHMARKS
+ADAPTERS = (
+    SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS | TEXT_REWARDS | SCORERS | BENCHMARKS
+)
 
 FLOAT64 = (1e-6, 2e-7)
 """Relative and absolute tolerance; the absolute one covers constants that a source evaluated in float32."""
