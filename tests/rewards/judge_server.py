@@ -32,6 +32,7 @@ class Judge:
     seconds: float = 0.0
     bodies: list[Body] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     most_at_once: int = 0
     url: str = ""
     _busy: int = 0
@@ -47,6 +48,7 @@ class Judge:
             number = len(self.bodies)
             self.bodies.append(body)
             self.keys.append(key)
+            self.times.append(time.monotonic())
             self._busy += 1
             self.most_at_once = max(self.most_at_once, self._busy)
         try:

@@ -281,7 +281,7 @@ def test_equal_questions_are_asked_once(marking: Judge) -> None:
 def test_failures_are_not_kept(tmp_path: Path) -> None:
     with running(lambda body: "hm") as judge:
         scorer = scorer_at(judge, "unifiedreward", cache=str(tmp_path), parse_retries=0)
-        assert not scorer(images((0.5,)), ["x"]).valid.any()
+        assert not scorer(images((0.5,)), ["x"]).valid.any() and not list(tmp_path.iterdir())
         judge.write = marks
         assert scorer(images((0.5,)), ["x"]).valid.all() and judge.asked == 2
 
