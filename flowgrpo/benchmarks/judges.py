@@ -22,7 +22,7 @@ from reward_models import Scorer, load
 VERDICTS: Mapping[Any, bool] = {1: True, 0: False, "1": True, "0": False, "yes": True, "no": False}
 """What a judge may say (case aside; True and False are 1 and 0); anything else is invalid."""
 
-CORRECT = ("lenient_correct", "lenient", "correct")
+CORRECT = ("lenient", "correct")
 """Components that hold GenEval's own rule; the first one that a scorer has counts, else its score."""
 
 

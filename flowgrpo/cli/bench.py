@@ -18,7 +18,7 @@ from flowgrpo.recipe_loading import load_recipe
 
 if TYPE_CHECKING:
     from flowgrpo.benchmarks.results import Line, Scored
-    from flowgrpo.benchmarks.run import Setup
+    from flowgrpo.benchmarks.run import Benchmark, Setup
 
 HELP = "run UniGenBench or GenEval from model to table"
 TAKES_OVERRIDES = True
@@ -64,11 +64,14 @@ def count(text: str) -> int:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    loaded = load_recipe(options.recipe, overrides)
     from flowgrpo.benchmarks import run as stages
     from flowgrpo.progress import Progress
 
-    setup = _setup(options, loaded.recipe)
+    benchmark = _benchmark(options)
+    judge = options.judge or benchmark.judge.get(options.data, benchmark.judge[""])
+    # As an evaluation's scorer the judge may have options, `--reward.options.NAME.KEY`, and is looked up beforehand.
+    loaded = load_recipe(options.recipe, [*overrides, f"--eval.scorers={judge}"])
+    setup = _setup(options, loaded.recipe, benchmark, judge)
     progress = Progress()
     for track in setup.tracks:
         for warning in track.warnings:
@@ -85,17 +88,20 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _setup(options: argparse.Namespace, recipe: Recipe) -> Setup:
-    from flowgrpo.benchmarks.run import BENCHMARKS, Setup
+def _benchmark(options: argparse.Namespace) -> Benchmark:
+    from flowgrpo.benchmarks.run import BENCHMARKS
 
     if options.benchmark not in BENCHMARKS:
-        known = ", ".join(BENCHMARKS)
-        raise UsageError(
-            f"unknown benchmark {options.benchmark!r}{did_you_mean(options.benchmark, BENCHMARKS)} ({known})"
-        )
+        hint = did_you_mean(options.benchmark, BENCHMARKS)
+        raise UsageError(f"unknown benchmark {options.benchmark!r}{hint} (benchmarks: {', '.join(BENCHMARKS)})")
     if options.stage == "generate" and options.images is not None:
         raise UsageError("--stage generate draws pictures, but --images names pictures that exist")
-    benchmark = BENCHMARKS[options.benchmark]
+    return BENCHMARKS[options.benchmark]
+
+
+def _setup(options: argparse.Namespace, recipe: Recipe, benchmark: Benchmark, judge: str) -> Setup:
+    from flowgrpo.benchmarks.run import Setup
+
     tracks = benchmark.load_tracks(options.data, tuple(options.track))
     section = recipe.eval
     return Setup(
@@ -104,7 +110,7 @@ def _setup(options: argparse.Namespace, recipe: Recipe) -> Setup:
         tracks=tuple(track.part(limit=options.limit) for track in tracks),
         out=options.out or Path("bench") / options.benchmark,
         model=options.name or _name(options, recipe),
-        judge=options.judge or benchmark.judge.get(options.data, benchmark.judge[""]),
+        judge=judge,
         images=options.images,
         adapter=options.adapter,
         samples=options.samples or benchmark.samples,

@@ -185,7 +185,7 @@ def scorer(value: float, **components: float) -> Scorer:
 
 def test_geneval_takes_the_benchmarks_rule_before_the_score() -> None:
     task, picture = Task(0, "p", (Point("colors"),)), torch.zeros(3, 4, 4)
-    assert ask_whether_right(scorer(0.3, lenient_correct=1.0), task, picture).verdicts == (True,)
+    assert ask_whether_right(scorer(0.3, lenient=1.0), task, picture).verdicts == (True,)
     assert ask_whether_right(scorer(0.0), task, picture).verdicts == (False,)
     assert ask_whether_right(scorer(0.3), task, picture).verdicts == (None,)
     failed = ask_whether_right(scorer(float("nan")), task, picture)

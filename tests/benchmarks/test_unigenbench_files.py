@@ -141,8 +141,8 @@ def test_faulty_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"holds none of test_prompts_en\.csv"):
         load_tracks(tmp_path)
     write_csv(tmp_path / "test_prompts_en.csv", [(0, "p", GOOD)])
-    with pytest.raises(PromptError, match=r"no track 'em'; did you mean 'en'\? \(tracks here: en\)"):
-        load_tracks(tmp_path, ("em",))
+    with pytest.raises(PromptError, match=r"no track 'enn'; did you mean 'en'\? \(tracks here: en\)"):
+        load_tracks(tmp_path, ("enn",))
     with pytest.raises(PromptError, match=r"ends in \.csv or \.jsonl"):
         load_track(tmp_path / "missing.csv")
     with pytest.raises(PromptError, match="expects the columns index, prompt_en"):
