@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +11,22 @@ import torch
 from torch import Tensor
 
 from reward_models.geneval_rules import Detection
-from reward_models.importing import import_function, near
+from reward_models.importing import near
 from reward_models.scores import ScorerError
-from reward_models.weights import fingerprint, load_strictly, read_state, short, source_version
+from reward_models.user import own_part
+from reward_models.weights import fingerprint, load_strictly, read_state, short
 
 Detect = Callable[[Tensor], Sequence[Sequence[Detection]]]
 """Pictures float32 [n, 3, H, W] in [0, 1] -> the objects of each, in any order and with any confidence."""
+
+TORCHVISION = (
+    "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn_v2",
+    "retinanet_resnet50_fpn_v2",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+)
+"""Those that torchvision builds alike with and without its weights; others get another kind of normalisation."""
 
 GENEVAL_NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
 """Classes of COCO that GenEval calls by another name."""
@@ -50,7 +58,7 @@ def torchvision_detector(name: str, *, device: str, weights: str | None = None) 
     is a Mask2Former with a Swin backbone, which finds more; scores of different detectors are not comparable.
 
     Args:
-        name: Of a detection model in torchvision.
+        name: One of `TORCHVISION`.
         device: Where it runs.
         weights: A file, or ``hf-hub:org/name/file``; None is torchvision's released ones, which it fetches.
 
@@ -58,14 +66,14 @@ def torchvision_detector(name: str, *, device: str, weights: str | None = None) 
         The detector.
 
     Raises:
-        ScorerError: torchvision is missing, it has no such detector, or the weights do not fit.
+        ScorerError: torchvision is missing, the name is another, or the weights do not fit.
     """
-    models = _torchvision_models()
-    known = models.list_models(module=models.detection)
-    if name not in known:
+    if name not in TORCHVISION:
         raise ScorerError(
-            f"scorer 'geneval' finds no detector '{name}'{near(name, known)} in torchvision; it has {', '.join(known)}"
+            f"scorer 'geneval' knows no detector '{name}'{near(name, TORCHVISION)}; right would be one of "
+            f"torchvision's {', '.join(TORCHVISION)}, or your own as package.module:function"
         )
+    models = _torchvision_models()
     released = models.get_model_weights(name).DEFAULT
     categories = released.meta["categories"]
     network = models.get_model(name, weights=None, weights_backbone=None, num_classes=len(categories))
@@ -87,13 +95,8 @@ def own_detector(spec: str, *, device: str) -> Detector:
         spec: ``package.module:function`` or ``path/to/file.py:function``; a parameter `device` gets the device.
         device: Where it should run.
     """
-    function = import_function(spec)
-    source = sys.modules[function.__module__]
-    if "device" in inspect.signature(function).parameters:
-        function = partial(function, device=device)
-    return Detector(
-        lambda images: _as_detections(function(images), len(images), spec), frozenset(), source_version(source)
-    )
+    function, version = own_part(spec, device)
+    return Detector(lambda images: _as_detections(function(images), len(images), spec), frozenset(), version)
 
 
 def _detect(network: Any, labels: Sequence[str], device: str, images: Tensor) -> list[list[Detection]]:
@@ -101,7 +104,7 @@ def _detect(network: Any, labels: Sequence[str], device: str, images: Tensor) ->
 
 
 def from_torchvision(output: Mapping[str, Tensor], labels: Sequence[str]) -> list[Detection]:
-    """Detections of one picture in torchvision's form: boxes [k, 4], labels [k], scores [k], masks [k, 1, H, W] or none."""
+    """Detections of a picture in torchvision's form: boxes [k, 4], labels [k], scores [k], masks [k, 1, H, W]?"""
     masks = output.get("masks")
     rows = zip(output["boxes"].tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True)
     return [
@@ -131,7 +134,7 @@ def _torchvision_models() -> Any:
 
 def _released_state(released: Any) -> dict[str, Tensor]:
     try:
-        return torch.hub.load_state_dict_from_url(released.url, map_location="cpu", weights_only=True)
+        return torch.hub.load_state_dict_from_url(released.url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:
         raise ScorerError(
             f"scorer 'geneval' cannot fetch the weights of its detector: {short(error)}; name a file with the option "

@@ -47,8 +47,8 @@ def hpsv2(
         device: Where the model runs.
         weights: A file, or ``hf-hub:org/name/file``.
         architecture: An architecture of open_clip, or a JSON file with the arguments of one.
-        precision: Of matrix products under autocast: "float16", "bfloat16", "float32" for none. "auto" is the original's
-            float16 on a CUDA device and float32 elsewhere.
+        precision: Of matrix products under autocast: "float16", "bfloat16", or "float32" for none. "auto" is the
+            original's float16 on a CUDA device and float32 elsewhere.
 
     Returns:
         The scorer; scores are cosines in [-1, 1], the published tables hold a hundred times as much. Only scores of one
@@ -145,8 +145,7 @@ def _network(name: str, architecture: str) -> tuple[Any, Any, int]:
         network = open_clip.CLIP(**config)
     except (TypeError, AttributeError) as error:
         raise ScorerError(f"scorer '{name}' cannot build a CLIP from '{architecture}': {short(error)}") from error
-    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    return network, tokenizer, config["vision_cfg"]["image_size"]
+    return network, open_clip.SimpleTokenizer(context_length=network.context_length), network.visual.image_size[0]
 
 
 def _config(name: str, architecture: str, open_clip: Any) -> dict[str, Any]:

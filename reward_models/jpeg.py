@@ -1,4 +1,4 @@
-"""How well a picture compresses: the toy rewards of DDPO (Black et al., arXiv 2305.13301), exact and free of weights."""
+"""How well a picture compresses: the toy rewards of DDPO (Black et al., arXiv 2305.13301), free of weights."""
 
 from __future__ import annotations
 

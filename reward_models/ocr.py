@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from reward_models import ocr_rules
 from reward_models.eight_bit import as_arrays
-from reward_models.importing import import_function
 from reward_models.ocr_rules import joined, quoted, text_reward
 from reward_models.scorer import Scorer
 from reward_models.scores import ScorerError, Scores, as_scores
+from reward_models.user import own_part
 from reward_models.weights import source_version
 
 Reader = Callable[[Sequence[np.ndarray]], Sequence[str | None]]
@@ -31,8 +32,8 @@ def ocr(*, device: str = "cpu", reader: str = "rapidocr", batch: int = 1) -> Sco
 
     Args:
         device: Handed to a reader of yours that takes it.
-        reader: "rapidocr" (the extra ``ocr``, PaddleOCR's networks on ONNX Runtime, on the CPU), or your own `Reader` as
-            ``package.module:function`` or ``path/to/file.py:function``.
+        reader: "rapidocr" (the extra ``ocr``: PaddleOCR's networks on ONNX Runtime, on the CPU), or your own `Reader`
+            as ``package.module:function`` or ``path/to/file.py:function``.
         batch: Pictures per call of the reader; where it raises, that many samples are lost.
 
     Returns:
@@ -80,6 +81,8 @@ def _rapidocr() -> tuple[Reader, Any]:
             "option reader"
         ) from None
     engine = rapidocr.RapidOCR()
+    # It warns of every picture without text, which is no fault here.
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
 
     def read(pictures: Sequence[np.ndarray]) -> list[str]:
         # The engine takes arrays in the order blue, green, red.
@@ -95,13 +98,7 @@ def _own(spec: str, device: str) -> tuple[Reader, Any]:
             f"scorer 'ocr' knows no reader '{spec}'; right would be {', '.join(_READERS)} or your own as "
             "package.module:function"
         )
-    import inspect
-    import sys
-
-    function = import_function(spec)
-    if "device" in inspect.signature(function).parameters:
-        return partial(function, device=device), source_version(sys.modules[function.__module__])
-    return function, source_version(sys.modules[function.__module__])
+    return own_part(spec, device)
 
 
 _READERS: dict[str, Callable[[], tuple[Reader, Any]]] = {"rapidocr": _rapidocr}

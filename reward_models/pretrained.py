@@ -75,7 +75,7 @@ def _from_pretrained(class_name: str, source: str, label: str, **options: Any) -
         return getattr(transformers, class_name).from_pretrained(source, **options)
     except Exception as error:
         raise ScorerError(
-            f"scorer '{label}' cannot load a {class_name} from '{source}': {short(error)}; "
+            f"scorer '{label}' cannot load {class_name} from '{source}': {short(error)}; "
             "right would be a folder or a hub repository org/name"
         ) from error
 

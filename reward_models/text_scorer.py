@@ -14,8 +14,19 @@ from reward_models.batching import call_in_slices
 from reward_models.comparisons import Seed
 from reward_models.scorer import Card, Metadata
 from reward_models.scores import ScorerError, Scores, as_scores, with_components
-from reward_models.tasks import TaskError, answers, code_format, d1, problems, verify
-from reward_models.tasks import arithmetic, countdown, expressions, maths, sudoku
+from reward_models.tasks import (
+    TaskError,
+    answers,
+    arithmetic,
+    code_format,
+    countdown,
+    d1,
+    expressions,
+    maths,
+    problems,
+    sudoku,
+    verify,
+)
 from reward_models.weights import source_version
 
 Row = Mapping[str, Any]

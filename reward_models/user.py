@@ -47,7 +47,7 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
         options = {"device": device, **options}
     card: dict[str, Any] = {
         "name": spec,
-        "version": _source_hash(function),
+        "version": source_hash(function),
         "thread_safe": False,
         "deterministic": False,
     }
@@ -58,6 +58,21 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
         return pairwise_scorer(by_pairs(judge), tournament=tournament, **card)
     _check_signature(spec, function, options, "images, prompts, metadata")
     return Scorer(needs=("prompt", "metadata"), function=partial(_call, partial(function, **options), spec), **card)
+
+
+def own_part(spec: str, device: str) -> tuple[UserFunction, str]:
+    """A user's function that serves as part of a scorer, such as a detector, and its version.
+
+    Args:
+        spec: Its import path.
+        device: Handed to it if it has a parameter of that name.
+
+    Raises:
+        ValueError: Nothing callable is there.
+    """
+    function = import_function(spec)
+    takes_device = "device" in inspect.signature(function).parameters
+    return (partial(function, device=device) if takes_device else function), source_hash(function)
 
 
 def _judge(function: Judge, spec: str, prompts: list[str], images_a: Tensor, images_b: Tensor) -> Tensor:
@@ -108,6 +123,7 @@ def _check_signature(spec: str, function: UserFunction, options: Mapping[str, An
         ) from None
 
 
-def _source_hash(function: UserFunction) -> str:
+def source_hash(function: UserFunction) -> str:
+    """12 hexadecimal digits of the file that defines a function, or "unknown"."""
     source = inspect.getsourcefile(inspect.unwrap(function))
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12] if source else "unknown"

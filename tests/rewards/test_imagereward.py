@@ -46,5 +46,5 @@ def test_a_failing_load_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no such thing")
 
     monkeypatch.setitem(sys.modules, "ImageReward", SimpleNamespace(load=broken))
-    with pytest.raises(ScorerError, match="cannot load 'ImageReward-v1.0': OSError: no such thing"):
+    with pytest.raises(ScorerError, match=r"cannot load 'ImageReward-v1\.0': OSError: no such thing"):
         load("imagereward")

@@ -90,5 +90,5 @@ def test_a_model_with_a_missing_tensor_is_refused(folder: Path, tmp_path: Path) 
 
 
 def test_a_missing_folder_is_refused() -> None:
-    with pytest.raises(ScorerError, match="scorer 'pickscore' cannot load a CLIPModel from './nowhere'"):
+    with pytest.raises(ScorerError, match=r"scorer 'pickscore' cannot load CLIPModel from '\./nowhere'"):
         load("pickscore", model="./nowhere")

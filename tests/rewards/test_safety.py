@@ -61,7 +61,7 @@ def test_the_gate_follows_the_classifier(folder: Path) -> None:
         ({"unsafe": ()}, "no label ''"),
         ({"threshold": 0}, "got threshold 0; right would be a probability"),
         ({"model": None}, "needs the option model"),
-        ({"model": "./nowhere"}, "cannot load a AutoModelForImageClassification"),
+        ({"model": "./nowhere"}, "cannot load AutoModelForImageClassification"),
     ],
 )
 def test_wrong_options_are_refused(folder: Path, options: dict, words: str) -> None:

@@ -147,7 +147,7 @@ def test_an_empty_batch_is_empty() -> None:
 
 
 def test_a_model_that_answers_in_the_wrong_form_stops_the_run() -> None:
-    with pytest.raises(ScorerError, match="2 scores for 3 images"):
+    with pytest.raises(ScorerError, match="2 scores for 3 samples"):
         scorer(lambda images, prompts, metadata: failed(2, "x"))(pictures(3), [""] * 3)
     with pytest.raises(ScorerError, match="returned list"):
         scorer(lambda images, prompts, metadata: [1.0])(pictures(1), [""])

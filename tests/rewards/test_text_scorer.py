@@ -20,6 +20,8 @@ def test_solutions_get_full_marks_and_nonsense_gets_what_verify_says() -> None:
         assert good.scores.tolist() == good.components[other].tolist() == [1.0] * 9
     bad = load("task")(["<answer>7</answer>"] * 9, prompts, rows)
     assert bad.scores.tolist() == [verify("<answer>7</answer>", row).partial for row in rows]
+    assert bad.scores.max() > 0
+    assert load("task_strict")(["<answer>7</answer>"] * 9, prompts, rows).scores.tolist() == [0.0] * 9
 
 
 def test_metadata_of_no_problem_are_invalid_and_not_zero() -> None:
