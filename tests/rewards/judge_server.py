@@ -140,13 +140,16 @@ def running(write: Callable[[Body], str | Body], faults: Sequence[Fault | None] 
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with judge.arrival(body, self.headers.get("Authorization")) as fault:
-                try:
-                    if fault is None or not fault(self):
+            try:
+                with judge.arrival(body, self.headers.get("Authorization")) as fault:
+                    answered = fault is not None and bool(fault(self))
+                    if not answered:
                         time.sleep(judge.seconds)
-                        send(self, 200, json.dumps(completion(judge.write(body))).encode())
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
+                # Out of the count before it is sent: the client asks again as soon as it has read the answer.
+                if not answered:
+                    send(self, 200, json.dumps(completion(judge.write(body))).encode())
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
 
         def log_message(self, *arguments: object) -> None:
             pass
