@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,7 @@ def train_transformer(
     if args.start is not None:
         _take_weights(model, args.start)
     average = copy.deepcopy(model).requires_grad_(False).eval()
+    teacher = copy.deepcopy(average) if args.distil else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
     state = {"model": model, "average": average, "optimizer": optimizer}
     start = _load(args.work / "transformer.pt", state)
@@ -134,7 +136,10 @@ def train_transformer(
     def step(i: int) -> float:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
         cycle, done, length = _position(i, args.cycles)
-        loss = _flow_loss(model, latents, ids[min(cycle, len(ids) - 1)], empty, generator)
+        batch = _draw_batch(latents, ids[min(cycle, len(ids) - 1)], empty, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            target = batch.velocity if teacher is None else _guided(teacher, batch, empty, args.distil)
+            loss = (_velocity(model, batch, batch.tokens) - target).square().mean()
         value = _update(optimizer, model.parameters(), loss, args.rate * _schedule(done, length, 200))
         _average(average, model, min(EMA_DECAY, (i + 1) / (i + 10)))
         return value
@@ -149,26 +154,40 @@ def train_transformer(
     save(sum(args.cycles))
 
 
-def _flow_loss(
-    model: torch.nn.ModuleList,
-    latents: torch.Tensor,
-    ids: torch.Tensor,
-    empty: torch.Tensor,
-    generator: torch.Generator,
-) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch: noisy latents [B, 4, 16, 16], their levels [B], caption ids [B, L] and eps - x0."""
+
+    noisy: torch.Tensor
+    sigma: torch.Tensor
+    tokens: torch.Tensor
+    zeros: int
+    velocity: torch.Tensor
+
+
+def _draw_batch(latents: torch.Tensor, ids: torch.Tensor, empty: torch.Tensor, generator: torch.Generator) -> Batch:
     long = torch.rand((), generator=generator) < LONG_SHARE
-    batch, zeros = (LONG_BATCH, LONG_ZEROS) if long else (BATCH, 1)
-    pick = torch.randint(len(latents), (batch,), generator=generator)
+    size, zeros = (LONG_BATCH, LONG_ZEROS) if long else (BATCH, 1)
+    pick = torch.randint(len(latents), (size,), generator=generator)
     x0 = latents[pick]
-    blank = torch.rand(batch, generator=generator) < EMPTY_SHARE
+    blank = torch.rand(size, generator=generator) < EMPTY_SHARE
     tokens = torch.where(blank[:, None], empty, ids[pick])
     noise = torch.randn(x0.shape, generator=generator)
-    sigma = torch.sigmoid(SIGMA_MEAN + torch.randn(batch, generator=generator))
+    sigma = torch.sigmoid(SIGMA_MEAN + torch.randn(size, generator=generator))
     mix = sigma[:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings, pooled = encode_text(model[1:], tokens, zeros)
-        velocity = model[0]((1 - mix) * x0 + mix * noise, embeddings, pooled, 1000 * sigma, return_dict=False)[0]
-    return (velocity.float() - (noise - x0)).square().mean()
+    return Batch((1 - mix) * x0 + mix * noise, sigma, tokens, zeros, noise - x0)
+
+
+def _velocity(model: torch.nn.ModuleList, batch: Batch, tokens: torch.Tensor) -> torch.Tensor:
+    embeddings, pooled = encode_text(model[1:], tokens, batch.zeros)
+    return model[0](batch.noisy, embeddings, pooled, 1000 * batch.sigma, return_dict=False)[0].float()
+
+
+@torch.no_grad()
+def _guided(teacher: torch.nn.ModuleList, batch: Batch, empty: torch.Tensor, guidance: float) -> torch.Tensor:
+    """The velocity that the teacher takes with guidance: what a guidance-distilled model learns (arXiv 2210.03142)."""
+    blank = _velocity(teacher, batch, empty.expand_as(batch.tokens))
+    return blank + guidance * (_velocity(teacher, batch, batch.tokens) - blank)
 
 
 def _update(
@@ -269,6 +288,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
     parser.add_argument("--start", type=Path, help="pipeline folder to start from instead of from chance")
+    parser.add_argument(
+        "--distil", type=float, default=0, help="learn the velocity of --start at this guidance (0: of the pictures)"
+    )
     parser.add_argument("--typical", type=float, default=0.7, help="share of the usual mistakes among the wrong ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
