@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reward_models.embedded import embedded_folder
 from reward_models.importing import near
 from reward_models.preprocess import REVISION, clip_images
 from reward_models.scorer import Scorer
@@ -18,9 +19,6 @@ from reward_models.similarity import paired_cosine
 from reward_models.weights import fingerprint
 
 EMBEDDED = "tiny-clip"
-_PACKAGES = Path(__file__).parent.parent
-_ASSETS = (_PACKAGES / "assets", _PACKAGES / "flowgrpo" / "embedded")
-"""Where the embedded models lie: in a checkout, and in an installed wheel."""
 
 
 def clip(
@@ -84,7 +82,7 @@ def _source(model: str) -> str:
     """The name as open_clip wants it, with a schema unless it is an architecture."""
     if model.startswith(("hf-hub:", "local-dir:")):
         return model
-    folder = _embedded() if model == EMBEDDED else Path(model).expanduser()
+    folder = embedded_folder(EMBEDDED) if model == EMBEDDED else Path(model).expanduser()
     if model == EMBEDDED or folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise ScorerError(
@@ -94,11 +92,6 @@ def _source(model: str) -> str:
     if Path(model).is_absolute() or model.startswith("."):
         raise ScorerError(f"scorer 'clip' finds no folder '{model}'")
     return f"hf-hub:{model}" if "/" in model else model
-
-
-def _embedded() -> Path:
-    folders = [place / EMBEDDED for place in _ASSETS]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _check_weights(model: str, weights: str | None, has_own: bool, open_clip: Any) -> None:

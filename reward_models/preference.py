@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reward_models.clip import _ASSETS as ASSETS
+from reward_models.embedded import embedded_folder
 from reward_models.pairwise import Comparer, Tournament, pairwise_scorer
 from reward_models.preprocess import REVISION, clip_images
 from reward_models.scorer import Scorer
@@ -225,10 +225,7 @@ def _comparer(network: Utility, device: str) -> Comparer:
 
 
 def _folder(model: str) -> Path:
-    if model != EMBEDDED:
-        return Path(model).expanduser()
-    folders = [place / EMBEDDED for place in ASSETS]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
+    return embedded_folder(EMBEDDED) if model == EMBEDDED else Path(model).expanduser()
 
 
 def _version(folder: Path) -> str:

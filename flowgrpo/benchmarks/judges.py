@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from flowgrpo.benchmarks.tasks import Point, Task
 from flowgrpo.errors import RunError, UsageError
 from flowgrpo.importing import resolve
 from reward_models import Scorer, load
+from reward_models.user import source_hash
 
 VERDICTS: Mapping[Any, bool] = {1: True, 0: False, "1": True, "0": False, "yes": True, "no": False}
 """What a judge may say (case aside; True and False are 1 and 0); anything else is invalid."""
@@ -95,7 +95,7 @@ def load_judge(
     if ":" in name:
         known: dict[str, UserJudge] = {}
         function = resolve(name, known, "--judge")
-        version = f"{_source_hash(function)} {json.dumps(dict(options), sort_keys=True, default=str)}"
+        version = f"{source_hash(function)} {json.dumps(dict(options), sort_keys=True, default=str)}"
         return Judge(name, version, partial(_ask_function, partial(function, **options)), thread_safe=False)
     try:
         if name in OWN:
@@ -110,11 +110,6 @@ def load_judge(
 def _factory(spec: str) -> Callable[..., Made]:
     module, _, name = spec.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _source_hash(function: Callable[..., Any]) -> str:
-    source = inspect.getsourcefile(inspect.unwrap(function))
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12] if source else "unknown"
 
 
 def _ask_function(function: UserJudge, task: Task, picture: Tensor) -> Answer:
