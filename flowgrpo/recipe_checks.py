@@ -133,7 +133,7 @@ def _scores(recipe: Recipe) -> Iterator[Finding]:
         yield ("reward.names",), "names no scorer, so there is nothing to learn from"
     elif not any(reward.names.values()):
         yield ("reward.names",), "gives every scorer weight 0 (monitor only), so there is nothing to learn from"
-    used = {*reward.names, *(scorer.partition(".")[0] for scorer in recipe.eval.scorers)}
+    used = {*reward.names, *recipe.eval.scorers}
     for name in reward.options:
         if name not in used:
             unused = f"gives options to {name!r}, which the recipe does not use"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from flowgrpo.recipe_checks import faults
 from flowgrpo.recipe_messages import not_in_names, sentence
 from flowgrpo.recipe_values import Item, Plain, ValueSyntaxError, converted, kinds, read_mapping, without_lines
 from flowgrpo.runfolder import write_atomically
+from reward_models import SCORERS
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
@@ -287,12 +289,20 @@ def _as_mapping(value: Any, annotation: Any) -> dict[str, Any]:
 
 
 def _with(mapping: Any, deeper: str, value: Any) -> dict[str, Any]:
-    """A copy of `mapping` with `value` at a key; the rest of a key that is there whole (a file name) is not split."""
+    """A copy of `mapping` with `value` at a key."""
     base = mapping if isinstance(mapping, dict) else {}
-    head, dot, tail = deeper.partition(".")
-    if not dot or deeper in base:
+    head = _first_key(deeper, base)
+    if head == deeper:
         return {**base, deeper: value}
-    return {**base, head: _with(base.get(head), tail, value)}
+    return {**base, head: _with(base.get(head), deeper[len(head) + 1 :], value)}
+
+
+def _first_key(deeper: str, known: Mapping[str, Any]) -> str:
+    """The first key of a dotted path. Keys that hold dots themselves, such as hpsv2.1, mine.py:reward or a file name
+    that is there already, are not split."""
+    whole = [key for key in (*known, *SCORERS) if deeper == key or deeper.startswith(f"{key}.")]
+    own = re.match(r"[^:]+:[^.]+", deeper)
+    return own.group() if own else max(whole, key=len, default=deeper.partition(".")[0])
 
 
 def _origin(entries: Mapping[str, Entry], key: str) -> str:

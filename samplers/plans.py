@@ -3,6 +3,9 @@
 A ``Plan`` is a sigma grid and one ``Step`` per interval. Flow-GRPO, Flow-GRPO-Fast, MixGRPO, Flash, BranchGRPO,
 TempFlow-GRPO and their mixtures are plans; the engine in ``samplers.flow`` executes any of them as a tree.
 Pure Python: neither torch nor anything outside the standard library is imported.
+
+`window_start` and `random_window_start`, which say where the window of `window` begins, are defined in
+`samplers.windows` with the other rules of movement and are public here as well, beside the plan that they serve.
 """
 
 from __future__ import annotations

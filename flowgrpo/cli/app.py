@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from flowgrpo import __version__
 from flowgrpo.cli import bench, check, cite, env, evaluate, report, sample, score, serve, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
+from flowgrpo.cli.warning_lines import warnings_as_lines
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
 
 COMMANDS: dict[str, Any] = {
@@ -78,7 +79,8 @@ def _run(words: list[str]) -> int:
     command = COMMANDS[options.command]
     if overrides and not command.TAKES_OVERRIDES:
         raise UsageError(f"{options.command} takes no recipe, so {overrides[0]!r} means nothing here")
-    return command.run(options, overrides)
+    with warnings_as_lines():
+        return command.run(options, overrides)
 
 
 def _check_command(arguments: Sequence[str]) -> None:

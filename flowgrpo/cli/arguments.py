@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -18,6 +19,11 @@ def names(text: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError("names no scorer")
     return found
+
+
+def with_scorers(overrides: list[str], scorers: Iterable[str]) -> list[str]:
+    """Overrides of a recipe that is to evaluate by these scorers, so that their options are known to be used."""
+    return [*overrides, f"--eval.scorers={','.join(scorers)}"]
 
 
 def seeds(text: str) -> tuple[int, ...]:

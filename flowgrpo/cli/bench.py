@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowgrpo.cli.arguments import existing_folder
+from flowgrpo.cli.arguments import existing_folder, with_scorers
 from flowgrpo.cli.display import columns
 from flowgrpo.errors import UsageError, did_you_mean
 from flowgrpo.preflight import require_ready
@@ -69,8 +69,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
     benchmark = _benchmark(options)
     judge = options.judge or benchmark.judge.get(options.data, benchmark.judge[""])
-    # As an evaluation's scorer the judge may have options, `--reward.options.NAME.KEY`, and is looked up beforehand.
-    loaded = load_recipe(options.recipe, [*overrides, f"--eval.scorers={judge}"])
+    loaded = load_recipe(options.recipe, with_scorers(overrides, [judge]))
     setup = _setup(options, loaded.recipe, benchmark, judge)
     progress = Progress()
     for track in setup.tracks:

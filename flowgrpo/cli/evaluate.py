@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from flowgrpo.cli import display
-from flowgrpo.cli.arguments import existing_folder, names
+from flowgrpo.cli.arguments import existing_folder, names, with_scorers
 from flowgrpo.errors import UsageError
 from flowgrpo.preflight import require_ready
 from flowgrpo.prompts import load_prompts
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    loaded = load_recipe(options.recipe, overrides)
+    loaded = load_recipe(options.recipe, with_scorers(overrides, options.scorer) if options.scorer else overrides)
     recipe = _narrowed(loaded.recipe, options)
     require_ready(recipe, loaded.origins)
     sets = {name: load_prompts(path) for name, path in recipe.eval.prompts.items()}
@@ -65,9 +65,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _narrowed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """The recipe with the sets and scorers that the command line asks for."""
+    """The recipe with the sets that the command line asks for."""
     prompts = {name: name for name in options.prompts} if options.prompts else recipe.eval.prompts
     if not prompts:
         raise UsageError("no prompt set: give --prompts SET, or eval.prompts in the recipe")
-    section = recipe.eval.model_copy(update={"prompts": prompts, "scorers": options.scorer or recipe.eval.scorers})
+    section = recipe.eval.model_copy(update={"prompts": prompts})
     return recipe.model_copy(update={"eval": section})

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from flowgrpo.cli import display
-from flowgrpo.cli.arguments import existing_folder, names
+from flowgrpo.cli.arguments import existing_folder, names, with_scorers
 from flowgrpo.errors import UsageError
 from flowgrpo.prompts import load_prompts
 from flowgrpo.recipe_loading import load_recipe
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    recipe = load_recipe(None, overrides).recipe
+    recipe = load_recipe(None, with_scorers(overrides, options.scorer)).recipe
     _check_scorers(options.scorer)
     prompts = load_prompts(options.prompts).prompts
     files = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -6,6 +6,7 @@ import argparse
 import os
 from functools import partial
 
+from flowgrpo.cli.arguments import with_scorers
 from flowgrpo.errors import RunError, UsageError
 from flowgrpo.recipe_loading import load_recipe
 from reward_models import check_name, load
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    recipe = load_recipe(None, overrides).recipe
+    recipe = load_recipe(None, with_scorers(overrides, [options.scorer])).recipe
     try:
         check_name(options.scorer)
     except ValueError as error:
