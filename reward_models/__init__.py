@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reward_models.comparisons import Comparison, win_matrix
+    from reward_models.cost import Cost
+    from reward_models.groupwise import groupwise_reward
     from reward_models.pairwise import pairwise_judge
     from reward_models.registry import SCORERS, check_name, load
     from reward_models.scorer import Scorer
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "SCORERS",
     "Comparison",
+    "Cost",
     "Scorer",
     "ScorerError",
     "Scores",
     "check_name",
+    "groupwise_reward",
     "load",
     "pairwise_judge",
     "win_matrix",
@@ -33,6 +37,8 @@ _HOMES = {
     "SCORERS": "registry",
     "Comparison": "comparisons",
     "win_matrix": "comparisons",
+    "Cost": "cost",
+    "groupwise_reward": "groupwise",
     "pairwise_judge": "pairwise",
     "check_name": "registry",
     "load": "registry",

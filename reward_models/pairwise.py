@@ -18,6 +18,7 @@ from torch import Tensor
 
 from reward_models.batching import call_in_slices
 from reward_models.comparisons import RANGES, RATINGS, Comparison, Pair, Seed, check_rounds, members_of, pairs
+from reward_models.cost import FREE
 from reward_models.importing import near
 from reward_models.scorer import Scorer
 from reward_models.scores import ScorerError, Scores, as_scores
@@ -137,7 +138,8 @@ def _hold(
         told = answer if isinstance(answer, Scores) else None
         verdicts = _as_verdicts(told.scores if told else answer, len(index), label)
         silent = dict.fromkeys(range(len(index)), "the judge gave no verdict")
-        return as_scores(verdicts, errors=silent | (told.errors if told else {}))
+        errors, cost = (told.errors, told.cost) if told else ({}, FREE)
+        return as_scores(verdicts, errors=silent | errors, cost=cost)
 
     index = torch.tensor(schedule, dtype=torch.long).view(-1, 2)
     texts = [prompts[pair.first] for pair in schedule]
@@ -146,7 +148,7 @@ def _hold(
     comparisons = tuple(Comparison(*pair, verdict) for pair, verdict in judged)
     rates, _ = RATINGS[tournament.rating](comparisons, group)
     facts, reasons = _components(comparisons, len(group)), _reasons(schedule, told, len(group))
-    scores = as_scores(rates, components=facts, errors=reasons)
+    scores = as_scores(rates, components=facts, errors=reasons, cost=told.cost)
     return replace(scores, comparisons=comparisons)
 
 

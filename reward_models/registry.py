@@ -17,6 +17,7 @@ SCORERS: dict[str, str] = {
     "gold_strict": "reward_models.gold_scorer:gold_strict",
     "clip": "reward_models.clip:clip",
     "preference": "reward_models.preference:preference",
+    "clip_diversity": "reward_models.groupwise:clip_diversity",
     "hpsv2": "reward_models.hpsv2:hpsv2",
     "hpsv2.1": "reward_models.hpsv2:hpsv2_1",
     "pickscore": "reward_models.pickscore:pickscore",
@@ -44,6 +45,9 @@ SCORERS: dict[str, str] = {
 
 PAIRWISE = frozenset({"preference", "unifiedreward_pair", "unifiedreward_think", "unifiedreward_flex"})
 """Those that compare the pictures of a group with each other and have no score for a single one."""
+
+GROUPWISE = frozenset({"clip_diversity"})
+"""Those that look at the pictures of a group all at once."""
 
 TEXT = frozenset({"task", "task_strict", "answer_format", "code_format", "d1"})
 """Those that read texts and know no pictures: a `TextScorer` each."""
@@ -94,8 +98,8 @@ def check_name(name: str, *, single: bool = False) -> None:
         )
     if single and name in TEXT:
         raise ValueError(f"scorer '{name}' reads texts and has no score for pictures")
-    if single and name in PAIRWISE:
-        pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE | TEXT)
+    if single and name in PAIRWISE | GROUPWISE:
+        pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE | GROUPWISE | TEXT)
         raise ValueError(
             f"scorer '{name}' compares pictures of one prompt with each other and has no score for single ones; "
             f"right would be one of {pointwise}"

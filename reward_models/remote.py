@@ -19,14 +19,17 @@ from reward_models.http.transport import (
     key_from_environment,
     open_channel,
 )
-from reward_models.scorer import Scorer
+from reward_models.scorer import Media, Scorer
 from reward_models.scores import ScorerError, Scores, concatenate, failed, take
+from reward_models.text_scorer import TextScorer
 from reward_models.wire import PROTOCOL, Health, Judged, pack_image, range_of, scores_of
 
 _ROOM = 1 << 12
 """Bytes of a request around its samples, and around each of them, at most."""
 
 Packed = dict[str, Any]
+Held = Tensor | list[str]
+"""Pictures [N, 3, H, W], or N texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def remote(
     timeout: float = 300.0,
     deadline: float = 900.0,
     retries: int = 8,
-) -> Scorer:
+) -> Scorer | TextScorer:
     """The scorer behind a `flowgrpo serve`, with the card that it declares.
 
     Pictures travel with 8 bits per channel. Groups of a pairwise scorer travel whole and with their numbers, so that
@@ -71,7 +74,7 @@ def remote(
     patience = Patience(timeout=timeout, deadline=deadline, retries=retries)
     channel = open_channel(url, concurrency=concurrency, patience=patience, key=key_from_environment(token_env))
     health = _health(channel)
-    return Scorer(
+    return _SCORERS[health.media](
         name=health.name,
         version=health.version,
         kind=health.kind,
@@ -84,6 +87,10 @@ def remote(
         deterministic=health.deterministic,
         function=partial(_FUNCTIONS[health.kind], channel, health),
     )
+
+
+_SCORERS: dict[Media, type[Scorer] | type[TextScorer]] = {"image": Scorer, "text": TextScorer}
+_PACK: dict[Media, Callable[[Any], str]] = {"image": pack_image, "text": str}
 
 
 def _health(channel: Channel) -> Health:
@@ -100,9 +107,9 @@ def _health(channel: Channel) -> Health:
 
 
 def _score(
-    channel: Channel, health: Health, images: Tensor, prompts: list[str], metadata: Sequence[Mapping[str, Any]]
+    channel: Channel, health: Health, held: Held, prompts: list[str], metadata: Sequence[Mapping[str, Any]]
 ) -> Scores:
-    samples = _packed(images, prompts, metadata)
+    samples = _packed(health.media, held, prompts, metadata)
     requests = [
         _Request(rows, "/score", {"samples": [samples[i] for i in rows]}) for rows in _portions(samples, health)
     ]
@@ -118,7 +125,7 @@ def _compare(
     group: list[int],
     seed: Seed,
 ) -> Scores:
-    samples = _packed(images, prompts, metadata)
+    samples = _packed(health.media, images, prompts, metadata)
     requests = [
         _Request(
             tuple(rows),
@@ -130,13 +137,13 @@ def _compare(
     return _collected(channel, health, requests, len(prompts))
 
 
-_FUNCTIONS: dict[str, Callable[..., Scores]] = {"pointwise": _score, "pairwise": _compare}
+_FUNCTIONS: dict[str, Callable[..., Scores]] = {"pointwise": _score, "pairwise": _compare, "groupwise": _compare}
 
 
-def _packed(images: Tensor, prompts: list[str], metadata: Sequence[Mapping[str, Any]]) -> list[Packed]:
+def _packed(media: Media, held: Held, prompts: list[str], metadata: Sequence[Mapping[str, Any]]) -> list[Packed]:
     return [
-        {"image": pack_image(image), "prompt": prompt, "metadata": dict(row)}
-        for image, prompt, row in zip(images, prompts, metadata, strict=True)
+        {media: _PACK[media](sample), "prompt": prompt, "metadata": dict(row)}
+        for sample, prompt, row in zip(held, prompts, metadata, strict=True)
     ]
 
 
@@ -145,7 +152,8 @@ def _portions(samples: Sequence[Packed], health: Health) -> Iterator[tuple[int, 
     rows: list[int] = []
     size = _ROOM
     for i, sample in enumerate(samples):
-        weight = len(sample["image"]) + 6 * len(sample["prompt"]) + len(repr(sample["metadata"])) + _ROOM
+        words = len(sample["prompt"]) + len(sample.get("text", ""))
+        weight = len(sample.get("image", "")) + 6 * words + len(repr(sample["metadata"])) + _ROOM
         if rows and (len(rows) == health.limits.samples or size + weight > health.limits.bytes):
             yield tuple(rows)
             rows, size = [], _ROOM

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from reward_models.batching import call_in_slices
 from reward_models.comparisons import Seed
-from reward_models.scores import ScorerError, Scores, concatenate, failed, take, with_components
+from reward_models.scores import ScorerError, Scores, as_scores, concatenate, failed, take, with_components
 
 Metadata = Sequence[Mapping[str, Any]]
+SCORED_EVERY = 4
+"""A video is scored by every so many-th of its frames, the first included: Flow-GRPO's choice for text in videos."""
+Kind = Literal["pointwise", "pairwise", "groupwise"]
+Media = Literal["image", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,7 @@ class Card:
         name: The name or import path under which it was loaded.
         version: Changes whenever the scores may change: hash of weights, preprocessing or source.
         kind: How many samples one judgement takes: "pointwise" scorers look at each by itself, "pairwise" ones compare
-            the members of a group with each other.
+            the members of a group two by two, "groupwise" ones look at a whole group at once.
         media: What it looks at.
         needs: What else it reads of a sample: "prompt", "metadata".
         range: Lowest and highest possible score.
@@ -38,8 +42,8 @@ class Card:
 
     name: str
     version: str
-    kind: Literal["pointwise", "pairwise"] = "pointwise"
-    media: Literal["image", "text"] = "image"
+    kind: Kind = "pointwise"
+    media: Media = "image"
     needs: tuple[str, ...] = ("prompt",)
     range: tuple[float, float] = (-torch.inf, torch.inf)
     higher_is_better: bool = True
@@ -56,9 +60,10 @@ class Scorer(Card):
 
     Attributes:
         function: Pointwise: (images float32 [n, 3, H, W] in [0, 1], n prompts, n metadata) -> Scores of length n. It
-            may raise: the call then reports its samples as invalid, with the exception's text. Pairwise: the same with
-            two more arguments, the group of each picture (n integers) and a seed; it gets all pictures at once, and
-            `reward_models.pairwise.pairwise_scorer` makes it.
+            may raise: the call then reports its samples as invalid, with the exception's text. Pairwise and groupwise:
+            the same with two more arguments, the group of each picture (n integers) and a seed; it gets all pictures
+            at once, and `reward_models.pairwise.pairwise_scorer` or `reward_models.groupwise.groupwise_scorer` makes
+            it.
     """
 
     function: Callable[..., Scores]
@@ -76,21 +81,24 @@ class Scorer(Card):
         """Score N pictures.
 
         Args:
-            images: [N, 3, H, W], floating, in [0, 1].
+            images: [N, 3, H, W], floating, in [0, 1]. Of videos [N, F, 3, H, W] every fourth frame is
+                scored, and a video's score is the mean over them.
             prompts: N texts.
             metadata: N mappings with what else is known of each sample; None is empty ones.
-            group: N integers, equal for pictures that are compared with each other. Pairwise scorers need it, pointwise
-                ones ignore it.
+            group: N integers, equal for pictures that are compared with each other. Pointwise scorers ignore it, all
+                others need it.
             seed: Key of what a pairwise scorer draws: who meets whom, and who is shown first.
 
         Returns:
             Scores of length N. A picture with a value that is not finite is invalid and is not shown to the model.
 
         Raises:
-            ScorerError: The lengths, the shape or the dtype are wrong, a pairwise scorer was given no groups, or the
-                model answered in the wrong form.
+            ScorerError: The lengths, the shape or the dtype are wrong, a scorer of groups was given none, or the model
+                answered in the wrong form.
         """
         rows = [{}] * len(prompts) if metadata is None else list(metadata)
+        if images.ndim == 5:
+            return _frame_by_frame(self, images, prompts, rows, group=group, seed=seed)
         _check_batch(self.name, images, prompts, rows)
         groups = _checked_groups(self, group, len(prompts))
         clean = torch.isfinite(images).flatten(1).all(1).tolist()
@@ -121,11 +129,30 @@ def _together(
     return scorer.function(images, prompts, rows, group, seed)
 
 
-_CALLS: dict[str, Callable[..., Scores]] = {"pointwise": _one_by_one, "pairwise": _together}
+_CALLS: dict[str, Callable[..., Scores]] = {"pointwise": _one_by_one, "pairwise": _together, "groupwise": _together}
+
+
+def _frame_by_frame(
+    scorer: Scorer, videos: Tensor, prompts: Sequence[str], rows: Metadata, *, group: Sequence[int] | None, seed: Seed
+) -> Scores:
+    """Means over the frames of each video; frames are compared with those of the same time in the group."""
+    shown = videos[:, ::SCORED_EVERY]
+    count = shown.shape[1]
+    times = None if group is None else [int(label) * count + time for label in group for time in range(count)]
+    scores = scorer(
+        shown.flatten(0, 1),
+        [prompt for prompt in prompts for _ in range(count)],
+        [row for row in rows for _ in range(count)],
+        group=times,
+        seed=seed,
+    )
+    errors = {frame // count: text for frame, text in reversed(scores.errors.items())}
+    components = {name: value.view(-1, count).mean(1) for name, value in scores.components.items()}
+    return as_scores(scores.scores.view(-1, count).mean(1), components=components, errors=errors)
 
 
 def _checked_groups(scorer: Scorer, group: Sequence[int] | None, count: int) -> list[int]:
-    if group is None and scorer.kind == "pairwise":
+    if group is None and scorer.kind != "pointwise":
         raise ScorerError(
             f"scorer '{scorer.name}' compares pictures of one prompt with each other and has no score for single "
             "ones: it rewards a training run, and evaluations and `flowgrpo score` take pointwise scorers"

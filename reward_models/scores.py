@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reward_models.comparisons import Comparison
+from reward_models.cost import FREE, Cost, total
 
 
 class ScorerError(ValueError):
@@ -27,6 +28,7 @@ class Scores:
         components: Further named numbers per sample, each float64 [N], NaN where invalid.
         errors: Why, for each invalid sample, by its position.
         comparisons: What a pairwise scorer judged, by positions in this batch; those without a verdict hold NaN.
+        cost: What the whole batch took, also where only some of its samples were taken.
     """
 
     scores: Tensor
@@ -34,6 +36,7 @@ class Scores:
     components: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    cost: Cost = FREE
 
     def __post_init__(self) -> None:
         shapes = {name: tuple(value.shape) for name, value in (("valid", self.valid), *self.components.items())}
@@ -48,7 +51,11 @@ class Scores:
 
 
 def as_scores(
-    values: Tensor, *, components: Mapping[str, Tensor] | None = None, errors: Mapping[int, str] | None = None
+    values: Tensor,
+    *,
+    components: Mapping[str, Tensor] | None = None,
+    errors: Mapping[int, str] | None = None,
+    cost: Cost = FREE,
 ) -> Scores:
     """Scores from plain numbers, where a value that is not finite makes its sample invalid.
 
@@ -56,6 +63,7 @@ def as_scores(
         values: [N], any device and dtype.
         components: Further numbers, each [N].
         errors: Texts of invalid samples by position; the text of the others names the value.
+        cost: What the scores took.
 
     Returns:
         The scores, NaN in every field of an invalid sample.
@@ -66,7 +74,7 @@ def as_scores(
     texts = {i: f"the score is {scores[i].item()}, not a finite number" for i in invalid}
     texts |= {i: text for i, text in (errors or {}).items() if i in texts}
     extra = {name: _column(value).masked_fill(~valid, torch.nan) for name, value in (components or {}).items()}
-    return Scores(scores.masked_fill(~valid, torch.nan), valid, extra, texts)
+    return Scores(scores.masked_fill(~valid, torch.nan), valid, extra, texts, cost=cost)
 
 
 def failed(count: int, error: str) -> Scores:
@@ -89,6 +97,7 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
         {n: torch.cat([p.components.get(n, b) for p, b in zip(parts, blank, strict=True)]) for n in names},
         {at + i: text for at, part in placed for i, text in part.errors.items()},
         tuple(comparisons),
+        total(part.cost for part in parts),
     )
 
 
@@ -101,7 +110,7 @@ def take(scores: Scores, rows: Sequence[int]) -> Scores:
     comparisons = tuple(
         Comparison(place[a], place[b], verdict) for a, b, verdict in scores.comparisons if a in place and b in place
     )
-    return Scores(scores.scores[index], scores.valid[index], components, errors, comparisons)
+    return Scores(scores.scores[index], scores.valid[index], components, errors, comparisons, scores.cost)
 
 
 def with_components(scores: Scores, names: Sequence[str]) -> Scores:

@@ -9,7 +9,7 @@ import hmac
 import platform
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from ipaddress import ip_address
@@ -22,18 +22,21 @@ from fastapi.security import HTTPBearer
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reward_models.scorer import Scorer
+from reward_models.scorer import Card, Media, Scorer
 from reward_models.scores import ScorerError, Scores
+from reward_models.text_scorer import TextScorer
 from reward_models.wire import (
     CompareRequest,
     Health,
     Judged,
     Limits,
     Message,
+    Sample,
     ScoreRequest,
     health_of,
     judged_of,
     unpack_images,
+    unpack_texts,
 )
 
 _UNPROCESSABLE = 422
@@ -50,7 +53,7 @@ class Fault(Message):
 _REFUSALS: dict[int | str, dict[str, Any]] = {status: {"model": Fault} for status in (401, 411, 413)}
 
 
-def make_app(scorer: Scorer, *, token: str = "", limits: Limits | None = None) -> FastAPI:
+def make_app(scorer: Scorer | TextScorer, *, token: str = "", limits: Limits | None = None) -> FastAPI:
     """The service of one scorer: ``GET /health``, ``POST /score`` or ``POST /compare``, and its OpenAPI page ``/docs``.
 
     Args:
@@ -81,16 +84,16 @@ def make_app(scorer: Scorer, *, token: str = "", limits: Limits | None = None) -
 
     @app.post("/score", responses=_REFUSALS)
     def score(request: ScoreRequest) -> Judged:
-        """Score pictures one by one."""
-        _check_kind(scorer, "pointwise", "/compare")
-        batch = _batch(request, bounds)
+        """Score pictures or texts one by one."""
+        _check_kind(scorer, {"pointwise"}, "/compare")
+        batch = _batch(request, scorer.media, bounds)
         return judged(lambda: scorer(*batch))
 
     @app.post("/compare", responses=_REFUSALS)
     def compare(request: CompareRequest) -> Judged:
-        """Compare the pictures of each group with each other."""
-        _check_kind(scorer, "pairwise", "/score")
-        batch = _batch(request, bounds)
+        """Judge the pictures of each group together."""
+        _check_kind(scorer, {"pairwise", "groupwise"}, "/score")
+        batch = _batch(request, scorer.media, bounds)
         return judged(lambda: scorer(*batch, group=request.group, seed=request.seed))
 
     return app
@@ -161,19 +164,22 @@ def serve(app: FastAPI, *, host: str, port: int, ready: Callable[[str], None]) -
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _batch(request: ScoreRequest | CompareRequest, limits: Limits) -> tuple[Any, list[str], list[dict[str, Any]]]:
+_UNPACKED: dict[Media, Callable[[Sequence[Sample], Limits], Any]] = {"image": unpack_images, "text": unpack_texts}
+
+
+def _batch(
+    request: ScoreRequest | CompareRequest, media: Media, limits: Limits
+) -> tuple[Any, list[str], list[dict[str, Any]]]:
     try:
-        images = unpack_images(request.samples, limits)
+        held = _UNPACKED[media](request.samples, limits)
     except ValueError as error:
         raise HTTPException(_UNPROCESSABLE, str(error)) from error
-    return images, [sample.prompt for sample in request.samples], [sample.metadata for sample in request.samples]
+    return held, [sample.prompt for sample in request.samples], [sample.metadata for sample in request.samples]
 
 
-def _check_kind(scorer: Scorer, kind: str, right: str) -> None:
-    if scorer.kind != kind:
-        raise HTTPException(
-            _UNPROCESSABLE, f"scorer '{scorer.name}' is {scorer.kind}, not {kind}; right would be {right}"
-        )
+def _check_kind(scorer: Card, kinds: Collection[str], right: str) -> None:
+    if scorer.kind not in kinds:
+        raise HTTPException(_UNPROCESSABLE, f"scorer '{scorer.name}' is {scorer.kind}; right would be {right}")
 
 
 def _refused(status: int, detail: str) -> JSONResponse:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reward_models.groupwise import groupwise_scorer, is_groupwise
 from reward_models.importing import import_function
 from reward_models.pairwise import Judge, Tournament, by_pairs, is_pairwise_judge, pairwise_scorer
 from reward_models.scorer import Scorer
@@ -31,7 +32,8 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
         spec: ``package.module:function`` or ``path/to/file.py:function``. The function is called as
             ``f(images float32 [N, 3, H, W] in [0, 1], prompts, metadata)`` with copies, and returns N floats, a tensor
             [N] or an array. None, NaN or an infinity makes its sample invalid, an exception its whole batch. One that
-            is marked with `pairwise_judge` is called as ``f(prompts, images_a, images_b)`` and returns n verdicts.
+            is marked with `pairwise_judge` is called as ``f(prompts, images_a, images_b)`` and returns n verdicts, one
+            that is marked with `groupwise_reward` with the pictures of one group at a time.
         device: Handed to the function if it has a parameter of that name.
         **options: Further keyword arguments of the function; those of `Tournament` are the tournament's where the
             function is a pairwise judge.
@@ -57,7 +59,9 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
         judge = partial(_judge, partial(function, **options), spec)
         return pairwise_scorer(by_pairs(judge), tournament=tournament, **card)
     _check_signature(spec, function, options, "images, prompts, metadata")
-    return Scorer(needs=("prompt", "metadata"), function=partial(_call, partial(function, **options), spec), **card)
+    reward = partial(_call, partial(function, **options), spec)
+    card["needs"] = ("prompt", "metadata")
+    return groupwise_scorer(reward, **card) if is_groupwise(function) else Scorer(function=reward, **card)
 
 
 def own_part(spec: str, device: str) -> tuple[UserFunction, str]:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from reward_models.comparisons import Comparison
+from reward_models.cost import FREE, Cost
 from reward_models.png import decode_png, encode_png, to_bytes
-from reward_models.scorer import Scorer
+from reward_models.scorer import Card, Kind, Media
 from reward_models.scores import Scores, as_scores
 
 PROTOCOL = 1
@@ -31,15 +33,16 @@ class Message(BaseModel):
 
 
 class Sample(Message):
-    """A picture with its prompt."""
+    """A picture, or a text, with its prompt; which of both is the scorer's `media`."""
 
-    image: Annotated[str, Field(description="a PNG file in base64")]
+    image: Annotated[str | None, Field(description="a PNG file in base64")] = None
+    text: Annotated[str | None, Field(description="what a language model wrote")] = None
     prompt: Annotated[str, Field(max_length=100_000)]
     metadata: dict[str, Any] = {}
 
 
 class ScoreRequest(Message):
-    """Pictures to score one by one; all of one size."""
+    """Samples to score one by one; pictures all of one size."""
 
     samples: list[Sample]
 
@@ -62,6 +65,7 @@ class Judged(Message):
     components: dict[str, list[Number]] = {}
     errors: dict[int, str] = {}
     comparisons: list[tuple[int, int, Number]] = []
+    cost: Cost = FREE
 
 
 class Limits(Message):
@@ -79,8 +83,8 @@ class Health(Message):
     protocol: int = PROTOCOL
     name: str
     version: str
-    kind: Literal["pointwise", "pairwise"]
-    media: Literal["image"]
+    kind: Kind
+    media: Media
     needs: tuple[str, ...]
     range: tuple[Number, Number]
     higher_is_better: bool
@@ -91,7 +95,7 @@ class Health(Message):
     versions: dict[str, str]
 
 
-def health_of(scorer: Scorer, limits: Limits, versions: Mapping[str, str]) -> Health:
+def health_of(scorer: Card, limits: Limits, versions: Mapping[str, str]) -> Health:
     """A scorer's card as a message."""
     same = ("name", "version", "kind", "media", "needs", "higher_is_better", "licence", "components", "deterministic")
     low, high = (_number(bound) for bound in scorer.range)
@@ -123,9 +127,8 @@ def unpack_images(samples: Sequence[Sample], limits: Limits) -> Tensor:
     Raises:
         ValueError: There are too many, or one is no PNG file, too large, or of another size than the first.
     """
-    if len(samples) > limits.samples:
-        raise ValueError(f"the request holds {len(samples)} samples; right would be at most {limits.samples}")
-    images = [_unpacked(f"samples[{i}].image", sample.image, limits) for i, sample in enumerate(samples)]
+    files = _column_of(samples, "image", "text", limits)
+    images = [_unpacked(f"samples[{i}].image", file, limits) for i, file in enumerate(files)]
     for i, image in enumerate(images):
         if image.shape != images[0].shape:
             raise ValueError(
@@ -133,6 +136,24 @@ def unpack_images(samples: Sequence[Sample], limits: Limits) -> Tensor:
                 "right would be pictures of one size"
             )
     return torch.stack(images) if images else torch.zeros(0, 3, 1, 1)
+
+
+def unpack_texts(samples: Sequence[Sample], limits: Limits) -> list[str]:
+    """Texts of a request, as `unpack_images` takes pictures.
+
+    Raises:
+        ValueError: There are too many, or a sample has none.
+    """
+    return _column_of(samples, "text", "image", limits)
+
+
+def _column_of(samples: Sequence[Sample], media: Media, other: Media, limits: Limits) -> list[str]:
+    if len(samples) > limits.samples:
+        raise ValueError(f"the request holds {len(samples)} samples; right would be at most {limits.samples}")
+    for i, sample in enumerate(samples):
+        if getattr(sample, media) is None or getattr(sample, other) is not None:
+            raise ValueError(f"samples[{i}] lacks '{media}' or has '{other}'; right would be '{media}' alone")
+    return [getattr(sample, media) for sample in samples]
 
 
 def judged_of(scores: Scores, version: str) -> Judged:
@@ -143,6 +164,7 @@ def judged_of(scores: Scores, version: str) -> Judged:
         components={name: [_number(value) for value in part.tolist()] for name, part in scores.components.items()},
         errors=scores.errors,
         comparisons=[(a, b, _number(verdict)) for a, b, verdict in scores.comparisons],
+        cost=scores.cost,
     )
 
 
@@ -169,7 +191,7 @@ def scores_of(judged: Judged, count: int) -> Scores:
         errors=judged.errors,
     )
     found = tuple(Comparison(a, b, math.nan if v is None else v) for a, b, v in judged.comparisons)
-    return Scores(told.scores, told.valid, told.components, told.errors, found)
+    return replace(told, comparisons=found, cost=judged.cost)
 
 
 def _unpacked(place: str, text: str, limits: Limits) -> Tensor:

@@ -7,12 +7,13 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from reward_models.cost import FREE, Cost, total
 from reward_models.http import cache
 from reward_models.http.parsers import Unreadable
 from reward_models.http.transport import Channel, Refused, Unanswered
@@ -85,19 +86,22 @@ class Reply:
         text: The words.
         top: (token, log-probability) of the likeliest first tokens, where they were asked for.
         cut: Whether the longest length ended it.
+        tokens: Of request and reply, as the server counts them.
     """
 
     text: str
     top: tuple[tuple[str, float], ...] = ()
     cut: bool = False
+    tokens: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[_Value]):
-    """What came of a question: a value, or the reason why there is none."""
+    """What came of a question: a value, or the reason why there is none; and what asking took."""
 
     value: _Value | None
     error: str = ""
+    cost: Cost = FREE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,8 @@ class Chat:
         decoding: How replies are written.
         revision: What the name does not tell of the model.
         parse_retries: Further replies asked for after one that cannot be read.
-        folder: Where replies are kept; None keeps none.
+        store: Where replies are kept; None keeps none.
+        prices: Of a million tokens of requests and of replies, in any unit.
     """
 
     channel: Channel
@@ -120,7 +125,8 @@ class Chat:
     decoding: Decoding
     revision: str = ""
     parse_retries: int = 2
-    folder: Path | None = None
+    store: cache.Store | None = None
+    prices: tuple[float, float] = (0.0, 0.0)
 
     def facts(self) -> dict[str, Any]:
         """What decides a reply beside the question, as JSON."""
@@ -138,7 +144,8 @@ class Chat:
             read: Reply -> what the caller wants of it; raises `Unreadable` where the reply does not say it.
 
         Returns:
-            n answers in order. None of the server's or the model's faults raises.
+            n answers in order. None of the server's or the model's faults raises. Of equal questions the first bears
+            the cost.
         """
         keys = [cache.key_of(_facts_of(self, question)) for question in questions]
         unique = dict(zip(keys, questions, strict=True))
@@ -146,7 +153,8 @@ class Chat:
         with ThreadPoolExecutor(self.channel.gate.limit, thread_name_prefix="judge") as pool:
             told = pool.map(lambda item: _answer(self, item[0], item[1], read, streak), unique.items())
             answers = dict(zip(unique, told, strict=True))
-        return [answers[key] for key in keys]
+        bearers = {key: i for i, key in reversed(list(enumerate(keys)))}
+        return [answers[key] if bearers[key] == i else replace(answers[key], cost=FREE) for i, key in enumerate(keys)]
 
 
 class _Streak:
@@ -184,43 +192,49 @@ def _answer(
         return remembered
     if streak.broken:
         return Answer(None, f"{chat.channel.base_url} left the {GIVE_UP_AFTER} questions before unanswered")
+    replies: list[Reply] = []
     try:
-        reply, answer = _readable(chat, question, read)
-    except Unanswered as error:
-        streak.note(answered=False)
-        return Answer(None, str(error))
-    except Refused as error:
-        streak.note(answered=True)
-        return Answer(None, str(error))
+        answer = _readable(chat, question, read, replies)
+    except (Unanswered, Refused) as error:
+        streak.note(answered=isinstance(error, Refused))
+        return Answer(None, str(error), _cost_of(chat, replies))
     streak.note(answered=True)
-    if chat.folder is not None and not answer.error:
-        entry = {"text": reply.text, "top": reply.top}
-        cache.put(chat.folder, key, entry, _facts_of(chat, question))
-    return answer
+    if chat.store is not None and not answer.error:
+        entry = {"text": replies[-1].text, "top": replies[-1].top}
+        with suppress(OSError):  # an answer that cannot be kept is an answer all the same
+            chat.store.put(key, entry, _facts_of(chat, question))
+    return replace(answer, cost=_cost_of(chat, replies))
+
+
+def _cost_of(chat: Chat, replies: Sequence[Reply]) -> Cost:
+    asked, written = (sum(reply.tokens[side] for reply in replies) for side in (0, 1))
+    price = (asked * chat.prices[0] + written * chat.prices[1]) / 1e6
+    return Cost(requests=len(replies), prompt_tokens=asked, reply_tokens=written, price=price)
 
 
 def _remembered(chat: Chat, key: str, read: Callable[[Reply], _Value]) -> Answer[_Value] | None:
     """The reply on disk, read anew; None where there is none, or one that a newer parser refuses."""
-    entry = None if chat.folder is None else cache.get(chat.folder, key)
+    entry = None if chat.store is None else chat.store.get(key)
     try:
         top = tuple((str(token), float(value)) for token, value in entry["top"]) if entry else ()
-        return Answer(read(Reply(entry["text"], top))) if entry else None
+        return Answer(read(Reply(entry["text"], top)), cost=Cost(remembered=1)) if entry else None
     except (Unreadable, LookupError, TypeError, ValueError):
         return None
 
 
-def _readable(chat: Chat, question: Question, read: Callable[[Reply], _Value]) -> tuple[Reply, Answer[_Value]]:
-    """The first reply that can be read, or the last one with the reason why it cannot."""
+def _readable(chat: Chat, question: Question, read: Callable[[Reply], _Value], replies: list[Reply]) -> Answer[_Value]:
+    """What the first readable reply says, or the reason why the last one cannot be read; `replies` gets them all."""
     reason = ""
     for attempt in range(chat.parse_retries + 1):
         reply = chat.channel.call("/chat/completions", _body(chat, question, attempt), read=_reply)
+        replies.append(reply)
         try:
-            return reply, Answer(read(reply))
+            return Answer(read(reply))
         except Unreadable as error:
             tail = f"; it was cut at {chat.decoding.max_tokens} tokens" if reply.cut else ""
             reason = f"{error}{tail}"
     asked = chat.parse_retries + 1
-    return reply, Answer(None, f"no reply of {asked} could be read; the last: {reason}")
+    return Answer(None, f"no reply of {asked} could be read; the last: {reason}")
 
 
 def _body(chat: Chat, question: Question, attempt: int) -> dict[str, Any]:
@@ -240,4 +254,17 @@ def _reply(answer: Any) -> Reply:
     tokens = (choice.get("logprobs") or {}).get("content") or [{}]
     top = tuple((str(entry["token"]), float(entry["logprob"])) for entry in tokens[0].get("top_logprobs") or ())
     text = choice["message"].get("content")
-    return Reply(text if isinstance(text, str) else "", top, choice.get("finish_reason") == "length")
+    cut = choice.get("finish_reason") == "length"
+    return Reply(text if isinstance(text, str) else "", top, cut, _tokens(answer.get("usage")))
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    """What the server says that it counted; a server that says nothing of the kind is no fault."""
+    held = usage if isinstance(usage, Mapping) else {}
+    asked, written = (held.get(key) for key in ("prompt_tokens", "completion_tokens"))
+    return (asked if isinstance(asked, int) else 0, written if isinstance(written, int) else 0)
+
+
+def spent(answers: Sequence[Answer[Any]]) -> Cost:
+    """What all of them took together."""
+    return total(answer.cost for answer in answers)

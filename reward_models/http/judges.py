@@ -24,12 +24,12 @@ from reward_models.http.server import (
     check_choice,
     checked_weights,
     column,
-    errors_of,
+    from_answers,
     on_server,
 )
 from reward_models.http.templates import Template, template
 from reward_models.scorer import Metadata, Scorer
-from reward_models.scores import ScorerError, Scores, as_scores
+from reward_models.scores import ScorerError, Scores
 
 _ONE_TOKEN = 1
 _TOP_LOGPROBS = 20
@@ -72,11 +72,7 @@ def unifiedreward(server: Server, *, edition: str = "2.0", axes: Mapping[str, fl
         answers = chat.ask(_single(images, [words.fill(prompt=prompt) for prompt in prompts]), read)
         marks = {name: column(answers, itemgetter(name)) for name in weights}
         total = sum(weights[name] * mark for name, mark in marks.items()) / sum(weights.values())
-        return as_scores(
-            torch.as_tensor(total),
-            components={name.lower(): marks[name] for name in names},
-            errors=errors_of(answers),
-        )
+        return from_answers(torch.as_tensor(total), answers, {name.lower(): marks[name] for name in names})
 
     return Scorer(
         name="unifiedreward",
@@ -105,7 +101,7 @@ def vqa(server: Server) -> Scorer:
     def function(images: Tensor, prompts: list[str], metadata: Metadata) -> Scores:
         questions = _single(images, [words.fill(prompt=prompt) for prompt in prompts])
         answers = chat.ask(questions, lambda reply: parsers.yes_probability(reply.top))
-        return as_scores(column(answers, float), errors=errors_of(answers))
+        return from_answers(column(answers, float), answers)
 
     return Scorer(name="vqa", range=(0.0, 1.0), function=function, **card_of(chat))
 
@@ -147,7 +143,7 @@ def unigenbench_judge(server: Server) -> Scorer:
         answers = _judged_points(words, chat, prompts, images, points)
         met = column(answers, lambda found: float(sum(found.holds)))
         count = torch.tensor([len(texts) for texts in points], dtype=torch.float64)
-        return as_scores(met / count, components={"points": count, "met": met}, errors=errors_of(answers))
+        return from_answers(met / count, answers, {"points": count, "met": met})
 
     return Scorer(
         name="unigenbench_judge",

@@ -14,7 +14,7 @@ from reward_models.comparisons import Pair, Seed
 from reward_models.http import parsers, templates
 from reward_models.http.chat import Chat, Picture, Question, Reply, picture
 from reward_models.http.parsers import Unreadable
-from reward_models.http.server import LONG, SHORT, Server, card_of, checked_weights, column, errors_of, on_server
+from reward_models.http.server import LONG, SHORT, Server, card_of, checked_weights, column, from_answers, on_server
 from reward_models.http.templates import Template, template
 from reward_models.pairwise import COMPONENTS, Comparer, Tournament, pairwise_scorer
 from reward_models.scorer import Metadata, Scorer
@@ -155,7 +155,7 @@ def _flex_scores(
         pairs = [Pair(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
         answers = chat.ask(_pairs(words, images, prompts, pairs), read)
         heard.update({pair: answer.value for pair, answer in zip(pairs, answers, strict=True) if answer.value})
-        return as_scores(column(answers, lambda said: said.overall), errors=errors_of(answers))
+        return from_answers(column(answers, lambda said: said.overall), answers)
 
     held = pairwise_scorer(compare, name="unifiedreward_flex", tournament=tournament, version=chat.template)
     whole = held.function(images, prompts, metadata, group, seed)
@@ -163,7 +163,7 @@ def _flex_scores(
     mean = verdicts.category_mean(rates, weights.within, count=len(group))
     mixed = verdicts.flex_mix(whole.scores, mean, overall_weight=weights.overall, category_weight=weights.category)
     parts = {**whole.components, "overall": whole.scores, "categories": mean}
-    scores = as_scores(mixed, components=parts, errors=whole.errors)
+    scores = as_scores(mixed, components=parts, errors=whole.errors, cost=whole.cost)
     return replace(scores, comparisons=whole.comparisons)
 
 
@@ -171,7 +171,7 @@ def _comparer(words: Template, chat: Chat, read: Callable[[Reply], float]) -> Co
     def compare(images: Tensor, prompts: list[str], first: Tensor, second: Tensor) -> Scores:
         pairs = [Pair(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
         answers = chat.ask(_pairs(words, images, prompts, pairs), read)
-        return as_scores(column(answers, float), errors=errors_of(answers))
+        return from_answers(column(answers, float), answers)
 
     return compare
 

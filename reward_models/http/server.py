@@ -8,17 +8,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from reward_models.http.chat import Answer, Chat, Decoding
+from reward_models.http.cache import AUTO, OFF, open_store
+from reward_models.http.chat import Answer, Chat, Decoding, spent
 from reward_models.http.templates import Template
 from reward_models.http.transport import Patience, key_from_environment, open_channel
 from reward_models.importing import near
-from reward_models.scores import ScorerError
+from reward_models.scores import ScorerError, Scores, as_scores
 
 SHORT, LONG = 256, 4096
 """Tokens for a few numbers, and for a reply with reasons."""
@@ -42,7 +42,9 @@ class Server:
         retries: Attempts after the first where the server does not answer.
         parse_retries: Replies asked for after one that cannot be read.
         seed: Sent with every request, at temperature 0.
-        cache: Folder where replies are kept; None keeps none.
+        cache: Folder where replies are kept, "none", or "auto", as `cache.open_store` takes it.
+        cache_days: Replies that were kept for longer may be removed.
+        prices: Of a million tokens of requests, and of replies, in any unit; `Scores.cost` adds them up.
         template: File whose text takes the place of our words.
         max_tokens: Longest reply; None is enough for the form that is asked for.
         extra: Further fields of every request, such as ``chat_template_kwargs``.
@@ -58,16 +60,22 @@ class Server:
     retries: int = 8
     parse_retries: int = 2
     seed: int = 0
-    cache: str | None = None
+    cache: str | None = AUTO
+    cache_days: float = 30.0
+    prices: Sequence[float] = (0.0, 0.0)
     template: str | None = None
     max_tokens: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("parse_retries", 0), ("max_tokens", 1)):
+        for name, least in (("parse_retries", 0), ("max_tokens", 1), ("cache_days", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ScorerError(f"{name} is {value}; right would be {least} or more")
+        if len(self.prices) != 2 or not all(isinstance(price, int | float) and price >= 0 for price in self.prices):
+            raise ScorerError(
+                f"prices is {self.prices!r}; right would be two numbers, of a million tokens of requests and of replies"
+            )
 
     def chat(self, words: Template, *, max_tokens: int, top_logprobs: int = 0) -> Chat:
         """The model, ready to be asked with `words`; nothing is sent yet.
@@ -75,6 +83,10 @@ class Server:
         Raises:
             ScorerError: The address, the key, a bound or the cache's folder cannot be used.
         """
+        try:
+            store = open_store(self.cache or OFF, self.cache_days)
+        except OSError as error:
+            raise ScorerError(f"the cache folder '{self.cache}' cannot be made: {error.strerror}") from error
         patience = Patience(timeout=self.timeout, deadline=self.deadline, retries=self.retries)
         key = key_from_environment(self.api_key_env)
         return Chat(
@@ -86,7 +98,8 @@ class Server:
             ),
             revision=self.revision,
             parse_retries=self.parse_retries,
-            folder=_folder(self.cache),
+            store=store,
+            prices=(self.prices[0], self.prices[1]),
         )
 
 
@@ -125,9 +138,12 @@ def column(answers: Sequence[Answer[_Value]], pick: Callable[[_Value], float]) -
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def errors_of(answers: Sequence[Answer[Any]]) -> dict[int, str]:
-    """Why there is no value, by position."""
-    return {i: answer.error for i, answer in enumerate(answers) if answer.error}
+def from_answers(
+    values: Tensor, answers: Sequence[Answer[Any]], components: Mapping[str, Tensor] | None = None
+) -> Scores:
+    """Scores made of answers: `values` [n] and components, with the answers' errors and what they took."""
+    errors = {i: answer.error for i, answer in enumerate(answers) if answer.error}
+    return as_scores(values, components=components, errors=errors, cost=spent(answers))
 
 
 def card_of(chat: Chat, *options: Any) -> dict[str, Any]:
@@ -155,14 +171,3 @@ def check_choice(what: str, given: str, known: Mapping[str, Any]) -> None:
         raise ScorerError(
             f"unknown {what} '{given}'{near(given, list(known))}; right would be one of {', '.join(known)}"
         )
-
-
-def _folder(cache: str | None) -> Path | None:
-    if cache is None:
-        return None
-    folder = Path(cache).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScorerError(f"the cache folder '{cache}' cannot be made: {error.strerror}") from error
-    return folder

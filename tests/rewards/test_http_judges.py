@@ -288,30 +288,30 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"key": "other", "answer": 1}', b"\xff"])
 def test_a_damaged_entry_is_no_entry(tmp_path: Path, damage: bytes) -> None:
-    key = cache.key_of({"a": 1})
-    cache.put(tmp_path, key, {"text": "yes"}, {"a": 1})
-    assert cache.get(tmp_path, key) == {"text": "yes"}
+    key, store = cache.key_of({"a": 1}), cache.Store(tmp_path)
+    store.put(key, {"text": "yes"}, {"a": 1})
+    assert store.get(key) == {"text": "yes"}
     (file,) = tmp_path.rglob("*.json")
     file.write_bytes(damage)
-    assert cache.get(tmp_path, key) is None
-    cache.put(tmp_path, key, {"text": "yes"}, {"a": 1})
-    assert cache.get(tmp_path, key) == {"text": "yes"}
+    assert store.get(key) is None
+    store.put(key, {"text": "yes"}, {"a": 1})
+    assert store.get(key) == {"text": "yes"}
 
 
 def test_readers_never_see_half_an_entry(tmp_path: Path) -> None:
-    key = cache.key_of({})
+    key, store = cache.key_of({}), cache.Store(tmp_path)
     long = "x" * 100_000
-    cache.put(tmp_path, key, long, {})
+    store.put(key, long, {})
 
     def rewrite() -> None:
         for _ in range(30):
-            cache.put(tmp_path, key, long, {})
+            store.put(key, long, {})
 
     writers = [threading.Thread(target=rewrite) for _ in range(3)]
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        assert cache.get(tmp_path, key) == long
+        assert store.get(key) == long
     assert len(list(tmp_path.rglob("*"))) == 2
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from flowgrpo.cli import main
 from reward_models import ScorerError, load, remote
 from reward_models.comparisons import members_of
+from reward_models.cost import Cost
+from reward_models.groupwise import groupwise_scorer
 from reward_models.pairwise import Tournament, by_pairs, pairwise_scorer
 from reward_models.png import decode_png, encode_png, to_bytes
 from reward_models.scorer import Scorer
@@ -132,6 +134,38 @@ def test_health_and_the_page(small: str) -> None:
     assert requests.get(f"{small}/docs", timeout=5).status_code == 200
 
 
+def test_text_scorers_are_served() -> None:
+    """Three requests of at most three texts; a text that its metadata spoil stays invalid, with the reason."""
+    local = load("task")
+    rows = [{"task": "arithmetic", "answer": str(i)} for i in range(6)] + [{"task": "none"}]
+    texts, prompts = ["#### 0", "#### 1", "#### 9", "\N{SNOWMAN}", "3", "#### 5", "x"], [f"p{i}" for i in range(7)]
+    with serving(local, limits=SMALL) as url:
+        scorer = load("remote", url=url)
+        here, there = local(texts, prompts, rows), scorer(texts, prompts, rows)
+        assert (scorer.media, scorer.version, scorer.components) == ("text", local.version, ("strict",))
+        assert there.valid.tolist() == here.valid.tolist() and not here.valid[6] and here.errors == there.errors
+        assert torch.equal(here.scores.nan_to_num(-1), there.scores.nan_to_num(-1))
+        with pytest.raises(ScorerError, match="reads texts"):
+            scorer(pictures(1), ["x"])
+        refused = requests.post(f"{url}/score", json={"samples": [sample()]}, timeout=5)
+        assert refused.status_code == 422 and "samples[0] lacks 'text' or has 'image'" in refused.json()["detail"]
+
+
+def test_groupwise_scorers_and_costs_travel() -> None:
+    def ranks(images: Tensor, prompts: list[str], metadata: list[Any]) -> Scores:
+        order = images.mean((1, 2, 3)).argsort().argsort().double()
+        return as_scores(order, cost=Cost(requests=1, prompt_tokens=len(order), price=0.5))
+
+    local = groupwise_scorer(ranks, name="ranks", version="g1")
+    images, group = pictures(7, seed=2), [4, 1, 4, 1, 4, 4, 1]
+    prompts = [f"p{label}" for label in group]
+    with serving(local, limits=Limits(samples=4)) as url:
+        there = load("remote", url=url)(images, prompts, group=group)
+    here = local(images, prompts, group=group)
+    assert torch.equal(here.scores, there.scores) and sorted(here.scores[[1, 3, 6]].tolist()) == [0, 1, 2]
+    assert here.cost == there.cost == Cost(requests=2, prompt_tokens=7, price=1.0)
+
+
 # -- who may ask, and what ---------------------------------------------------------------------------------------------
 
 
@@ -155,6 +189,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "no samples": ({}, "samples"),
     "unknown field": ({"samples": [], "sample": 1}, "sample"),
     "no prompt": ({"samples": [{"image": ""}]}, "prompt"),
+    "no picture at all": ({"samples": [sample(image=None)]}, "samples[0] lacks 'image' or has 'text'"),
+    "picture and text": ({"samples": [sample(text="x")]}, "right would be 'image' alone"),
     "no base64": ({"samples": [sample(image="!!")]}, "samples[0].image is not base64"),
     "no picture": ({"samples": [sample(), sample(image="AAAA")]}, "samples[1].image: the data is not a whole PNG"),
     "half a picture": ({"samples": [sample(image=sample()["image"][:80])]}, "not a whole PNG"),
