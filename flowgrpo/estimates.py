@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from flowgrpo.geometry import Geometry
 from flowgrpo.model_facts import ModelFacts
-from flowgrpo.recipe import Recipe
+from flowgrpo.recipe import Model, Recipe
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CPU_FLOPS_PER_CORE = 20e9
@@ -47,11 +48,11 @@ def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> Estimate:
     """
     device = device_name(recipe)
     speed = GPU_FLOPS[recipe.model.dtype] if device == "gpu" else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
-    forward = forward_flops(facts, recipe.model.height, recipe.model.width)
+    forward = forward_flops(facts, recipe.model)
     backward = BACKWARD + (1 if recipe.model.gradient_checkpointing else 0)
     work = {
         "sampling": counts.sampling_rows * forward,
-        "decoding": counts.decodes * decode_flops(facts, recipe.model.height, recipe.model.width),
+        "decoding": counts.decodes * decode_flops(facts, recipe.model),
         "old and reference": counts.no_grad_rows * forward,
         "training": counts.trained_rows * forward * (1 + backward),
     }
@@ -74,24 +75,24 @@ def device_name(recipe: Recipe) -> str:
 
 def trained_parameters(recipe: Recipe, facts: ModelFacts) -> int:
     if recipe.model.adapter == "full":
-        return facts.parameters.get("transformer", 0)
+        return facts.network_parameters
     return facts.adapter_parameters(recipe.model.lora_rank, recipe.model.lora_targets)
 
 
-def forward_flops(facts: ModelFacts, height: int, width: int) -> float:
+def forward_flops(facts: ModelFacts, model: Model) -> float:
     """One network input: two FLOPs per weight and image token, and the attention between all pairs of tokens."""
-    tokens = facts.image_tokens(height, width)
+    tokens = facts.image_tokens(model.height, model.width, model.frames)
     attention = 4 * facts.layers * tokens**2 * facts.width
     return 2.0 * facts.parameters.get("transformer", 0) * tokens + attention
 
 
-def decode_flops(facts: ModelFacts, height: int, width: int) -> float:
-    """One picture through the VAE's decoder: its 3 x 3 convolutions, level by level."""
+def decode_flops(facts: ModelFacts, model: Model) -> float:
+    """One picture or video through the VAE's decoder: its 3 x 3 convolutions, level by level, frame by frame."""
     config = facts.configs.get("vae", {})
     channels = config.get("block_out_channels", [])
     blocks = config.get("layers_per_block", 1) + 1
-    return sum(
-        blocks * 2 * 2 * 9 * width_of_level**2 * (height >> level) * (width >> level)
+    return model.frames * sum(
+        blocks * 2 * 2 * 9 * width_of_level**2 * (model.height >> level) * (model.width >> level)
         for level, width_of_level in enumerate(channels)
     )
 
@@ -100,10 +101,9 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) ->
     """Bytes that are held at the same time while training; text encoders are gone by then."""
     model = recipe.model
     size = BYTES[model.dtype]
-    transformer = facts.parameters.get("transformer", 0)
     doubled = counts.trained_rows / max(1, counts.trained)
     rows = recipe.train.micro_batch_size * doubled
-    tokens = facts.image_tokens(model.height, model.width)
+    tokens = facts.image_tokens(model.height, model.width, model.frames)
     per_block = rows * tokens * facts.width * size
     # With checkpointing only the input of each block is kept, and one block is recomputed at a time.
     kept = (
@@ -113,7 +113,7 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) ->
     copies = (recipe.train.ema_decay is not None) + (full and counts.reference > 0)
     latents = counts.samples * (recipe.sampler.steps + 1) * _latent_values(recipe, facts)
     return {
-        "frozen weights": size * ((0 if full else transformer) + facts.parameters.get("vae", 0)),
+        "frozen weights": size * ((0 if full else facts.network_parameters) + facts.parameters.get("vae", 0)),
         "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * copies),
         "activations of one micro-batch": per_block * kept,
         "stored trajectories": latents * BYTES[recipe.sampler.latent_dtype],
@@ -121,6 +121,5 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) ->
 
 
 def _latent_values(recipe: Recipe, facts: ModelFacts) -> int:
-    channels = int(facts.configs.get("vae", {}).get("latent_channels", 16))
-    side = facts.vae_factor
-    return channels * (recipe.model.height // side) * (recipe.model.width // side)
+    model = recipe.model
+    return prod(facts.sizes.latent_shape(model.height, model.width, model.frames))

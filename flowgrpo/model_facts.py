@@ -7,15 +7,14 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from flowgrpo.assets import asset, is_embedded
+from flowgrpo.policies.facts import FACTS, FamilyFacts, Sizes
 
-ADAPTED = re.compile(r"\.attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)\.weight$")
-"""Weights that an adapter sits on where the recipe names none: the joint attention's projections."""
 HEADER_LIMIT = 100_000_000
 
 Shapes = dict[str, tuple[int, ...]]
@@ -23,17 +22,28 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """A pipeline on disk. `shapes` and `parameters` are by component; `configs` holds each component's JSON."""
+    """A pipeline on disk. `parameters` are by component, `configs` holds each component's JSON, `index` the pipeline's;
+    `transformer_shapes` are of all its transformers."""
 
     pipeline: str
     parameters: dict[str, int]
     configs: dict[str, dict[str, Any]]
     transformer_shapes: Shapes
+    index: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> FamilyFacts:
+        """What is known of its family; of an unknown one, what holds for Stable Diffusion 3."""
+        return FACTS.get(self.pipeline, FACTS["StableDiffusion3Pipeline"])
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.family.sizes(self.transformer, self.configs.get("vae", {}))
 
     @property
     def negative_branch(self) -> bool:
         """Whether guidance runs a second row; guidance-distilled transformers take the scale as an input."""
-        return not self.transformer.get("guidance_embeds", False)
+        return self.family.negative_branch(self.index, self.transformer)
 
     @property
     def transformer(self) -> dict[str, Any]:
@@ -42,30 +52,30 @@ class ModelFacts:
     @property
     def width(self) -> int:
         """Channels of a token inside the transformer."""
-        return int(self.transformer.get("num_attention_heads", 1) * self.transformer.get("attention_head_dim", 1))
+        return self.sizes.width
 
     @property
     def layers(self) -> int:
-        return int(self.transformer.get("num_layers", 1) + self.transformer.get("num_single_layers", 0))
+        return self.sizes.layers
 
     @property
-    def vae_factor(self) -> int:
-        """Pixels per side of one latent pixel."""
-        return 2 ** (len(self.configs.get("vae", {}).get("block_out_channels", [0] * 4)) - 1)
+    def network_parameters(self) -> int:
+        """Parameters of all transformers; a model with two of them holds both."""
+        return sum(count for name, count in self.parameters.items() if name.startswith("transformer"))
 
     @property
     def token_pixels(self) -> int:
         """Pixels per side of one image token."""
-        packed = 2 if self.pipeline.startswith("Flux") else int(self.transformer.get("patch_size", 2))
-        return self.vae_factor * packed
+        return self.sizes.pixels * self.sizes.patch
 
-    def image_tokens(self, height: int, width: int) -> int:
-        return (height // self.token_pixels) * (width // self.token_pixels)
+    def image_tokens(self, height: int, width: int, frames: int = 1) -> int:
+        return self.sizes.tokens(height, width, frames)
 
     def adapter_parameters(self, rank: int, targets: tuple[str, ...] | None) -> int:
         """Parameters of a LoRA of `rank`: rank times the sum of both sides of every adapted matrix."""
+        endings = tuple(f".{target}" for target in targets or self.family.lora_targets)
         return sum(
-            rank * sum(shape) for name, shape in self.transformer_shapes.items() if _adapted(name, shape, targets)
+            rank * sum(shape) for name, shape in self.transformer_shapes.items() if _adapted(name, shape, endings)
         )
 
 
@@ -97,14 +107,17 @@ def read_model(folder: Path) -> ModelFacts:
         name: _json(folder / name / "config.json") for name in components if (folder / name / "config.json").is_file()
     }
     parameters = {name: sum(prod(shape) for shape in held.values()) for name, held in shapes.items() if held}
-    return ModelFacts(str(index.get("_class_name", "")), parameters, configs, shapes.get("transformer", {}))
+    networks = {
+        f"{component}.{name}": shape
+        for component, held in shapes.items()
+        if component.startswith("transformer")
+        for name, shape in held.items()
+    }
+    return ModelFacts(str(index.get("_class_name", "")), parameters, configs, networks, index)
 
 
-def _adapted(name: str, shape: tuple[int, ...], targets: tuple[str, ...] | None) -> bool:
-    if len(shape) != 2:
-        return False
-    stem = name.removesuffix(".weight")
-    return bool(ADAPTED.search(name)) if targets is None else stem.endswith(targets)
+def _adapted(name: str, shape: tuple[int, ...], endings: tuple[str, ...]) -> bool:
+    return len(shape) == 2 and name.removesuffix(".weight").endswith(endings)
 
 
 def _hub_cache() -> Path:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-KERNELS = ("flow_sde", "dance_sde", "cps")
+KERNELS = ("flow_sde", "dance_sde", "cps", "wan_sde")
 SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2_midpoint", "dpmpp_2_heun", "dpmpp_3")
 PLANS = ("chain", "branch", "single_branch")
 WINDOWS = ("none", "random", "progressive", "rollover", "frozen", "exp_decay")
@@ -67,6 +67,8 @@ class Model(Section):
     max_sequence_length: Positive = 128
     height: Positive = 512
     width: Positive = 512
+    frames: Positive = 1
+    """Frames of a video; 1 for models of pictures."""
 
 
 class Data(Section):

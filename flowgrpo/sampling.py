@@ -16,6 +16,8 @@ from flowgrpo.recipe import Recipe
 from samplers import sample_flow
 from samplers.plans import Plan, Step
 
+SHOWN_FRAMES = 6
+"""Frames of a video in its saved picture, at most."""
 SAMPLING = 2
 """First number of every key here: keeps these draws apart from a run's rollouts of the same seed."""
 
@@ -41,7 +43,7 @@ def draw(
     steps: int,
     guidance_scale: float,
 ) -> Tensor:
-    """One picture per (text, key), [n, 3, H, W] in [0, 1]."""
+    """One picture per (text, key), [n, 3, H, W] in [0, 1], or one video each, [n, F, 3, H, W]."""
     names = list(dict.fromkeys(texts))
     conditioning = policy.encode(names)
     row_of = torch.tensor([names.index(text) for text in texts])
@@ -77,10 +79,12 @@ def draw_in_batches(
 
 
 def save_png(image: Tensor, path: Path) -> None:
-    """[3, H, W] in [0, 1] -> 8-bit PNG, rounded."""
+    """[3, H, W] in [0, 1] -> 8-bit PNG, rounded; of a video [F, 3, H, W], some of its frames side by side."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if image.ndim == 4:
+        image = torch.cat(list(image[:: -(-len(image) // SHOWN_FRAMES)]), dim=-1)
     array = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     Image.fromarray(array).save(path)
 

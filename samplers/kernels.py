@@ -153,7 +153,48 @@ def cps(x: Tensor, v: Tensor, sigma: Level, sigma_next: Level, eta: float, **_: 
     )
 
 
-KERNELS: dict[str, Kernel] = {"euler": euler, "flow_sde": flow_sde, "dance_sde": dance_sde, "cps": cps}
+def wan_sde(
+    x: Tensor, v: Tensor, sigma: Level, sigma_next: Level, eta: float, sigma_max: Level | None = None, **_: Any
+) -> Gaussian:
+    """Euler-Maruyama step of a reverse SDE whose diffusion is linear in the noise level.
+
+        g = eta sigma_max sigma
+        mean = x (1 + g^2 dt / (2 sigma)) + v (1 + g^2 (1 - sigma) / (2 sigma)) dt
+        std = g sqrt(-dt)
+
+    Source: the video scripts of the Flow-GRPO code (Wan 2.1), where sigma_max is the second point of the grid and
+    eta = 1; drift as in Flow-GRPO (arXiv 2505.05470), eq. 9. Marginals are preserved as steps grow.
+
+    Args:
+        x: latent [B, ...].
+        v: velocity [B, ...].
+        sigma: noise level in (0, 1].
+        sigma_next: next noise level, below sigma.
+        eta: noise strength >= 0, 1 in the published code.
+        sigma_max: the second point of the grid; None is 1.
+        **_: further keywords, ignored.
+
+    Returns:
+        Gaussian: mean [B, ...], std broadcastable to it.
+
+    Raises:
+        ValueError: sigma_next is not below sigma (checked for floats).
+    """
+    x, v, sigma, sigma_next, top = prepare(x, v, sigma, sigma_next, 1.0 if sigma_max is None else sigma_max)
+    dt = sigma_next - sigma
+    diffusion = eta * top * sigma
+    pull = diffusion**2 * dt / (2 * sigma)
+    on_v = dt + pull * (1 - sigma)
+    return Gaussian(x * (1 + pull).to(x.dtype) + v * on_v.to(x.dtype), (diffusion * (-dt).sqrt()).to(x.dtype))
+
+
+KERNELS: dict[str, Kernel] = {
+    "euler": euler,
+    "flow_sde": flow_sde,
+    "dance_sde": dance_sde,
+    "cps": cps,
+    "wan_sde": wan_sde,
+}
 
 
 def resolve_kernel(kernel: str | Kernel) -> Kernel:

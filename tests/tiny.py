@@ -43,7 +43,7 @@ def tiny_sd3_pipeline(seed: int, folder: Path, *, t5: bool = False) -> Path:
         pipe = StableDiffusion3Pipeline(
             transformer=_sd3_transformer(),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=_vae(),
+            vae=vae(),
             text_encoder=CLIPTextModelWithProjection(_clip_config()),
             tokenizer=_clip_tokenizer(folder),
             text_encoder_2=CLIPTextModelWithProjection(_clip_config()),
@@ -61,7 +61,7 @@ def tiny_flux_pipeline(seed: int, folder: Path) -> Path:
         pipe = FluxPipeline(
             transformer=_flux_transformer(),
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-            vae=_vae(),
+            vae=vae(),
             text_encoder=CLIPTextModel(_clip_config()),
             tokenizer=_clip_tokenizer(folder),
             text_encoder_2=T5EncoderModel(_t5_config()),
@@ -86,7 +86,7 @@ def _saved(pipe: Any, folder: Path) -> Path:
     return folder
 
 
-def _vae() -> AutoencoderKL:
+def vae() -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,

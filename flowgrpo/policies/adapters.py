@@ -6,7 +6,7 @@ Both give the same four things, so nothing else needs to know which one a recipe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from torch.nn import Linear, Module, Parameter
 
 from flowgrpo import saving
 from flowgrpo.errors import RecipeError, did_you_mean
-from flowgrpo.policies.families import Family
+from flowgrpo.policies.experts import HIGH, networks_of
+from flowgrpo.policies.facts import FACTS
 from flowgrpo.policies.loading import load_reference
 from flowgrpo.policies.precision import DTYPES, make_masters
 from flowgrpo.recipe import Model
@@ -28,37 +29,66 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The trained part of a network."""
+    """The trained part of a pipeline."""
 
     parameters: dict[str, Parameter]
     """float32 masters by name."""
-    reference: Callable[[], Any]
-    """Context manager that yields the network to use for the untrained model."""
+    reference: Callable[[], AbstractContextManager[Mapping[str, Module]]]
+    """Context manager that yields the networks to use for the untrained model, by component."""
     save: Callable[[Path, State], None]
     load: Callable[[Path], dict[str, Tensor]]
     """Folder -> state with the names and shapes of `parameters`."""
 
 
-def attach_lora(pipe: Any, family: Family, model: Model, *, device: torch.device, seed: int) -> Trained:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The trained part of one network; the fields of `Trained`, for one component."""
+
+    parameters: dict[str, Parameter]
+    reference: Callable[[], AbstractContextManager[Module]]
+    save: Callable[[Path, State], None]
+    load: Callable[[Path], dict[str, Tensor]]
+
+
+def attach(pipe: Any, model: Model, *, device: torch.device, seed: int) -> Trained:
+    """Makes what the recipe trains trainable, in every network of the pipeline.
+
+    The names and files of the first network are plain; those of a second one start with, and lie in, its component.
+
+    Raises:
+        RecipeError: an adapter target is in no network.
+    """
+    make = ADAPTERS[model.adapter]
+    seeds = {name: seed + number for number, name in enumerate(networks_of(pipe))}
+    parts = {name: make(pipe, name, model, device=device, seed=own) for name, own in seeds.items()}
+    return Trained(
+        parameters={_key(name, key): held for name, part in parts.items() for key, held in part.parameters.items()},
+        reference=partial(_references, parts),
+        save=partial(_save_parts, parts),
+        load=partial(_load_parts, parts),
+    )
+
+
+def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> _Part:
     """A low-rank adapter on the recipe's or the family's targets, Gaussian A, zero B (the identity at the start).
 
     Source: LoRA (arXiv 2106.09685); ranks and targets as Flow-GRPO (arXiv 2505.05470) publishes them.
     """
     from peft import LoraConfig
 
-    network = pipe.transformer
+    network = getattr(pipe, component)
     config = LoraConfig(
         r=model.lora_rank,
         lora_alpha=model.lora_alpha,
         init_lora_weights="gaussian",
-        target_modules=list(check_targets(network, model.lora_targets or family.lora_targets)),
+        target_modules=list(check_targets(network, model.lora_targets or FACTS[type(pipe).__name__].lora_targets)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network.add_adapter(config)
     network.eval()
     masters = make_masters(network, DTYPES[model.dtype])
-    return Trained(
+    return _Part(
         parameters=masters,
         reference=partial(_adapter_off, network),
         save=partial(saving.save_lora, type(pipe), config),
@@ -66,12 +96,12 @@ def attach_lora(pipe: Any, family: Family, model: Model, *, device: torch.device
     )
 
 
-def unfreeze(pipe: Any, family: Family, model: Model, *, device: torch.device, seed: int) -> Trained:
+def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> _Part:
     """Every parameter of the transformer; the reference is a frozen copy, made when it is first asked for."""
-    network = pipe.transformer.requires_grad_(True)
+    network = getattr(pipe, component).requires_grad_(True)
     masters = make_masters(network, DTYPES[model.dtype])
-    copy = cache(lambda: load_reference(pipe, model).to(device))
-    return Trained(
+    copy = cache(lambda: load_reference(network, component, model).to(device))
+    return _Part(
         parameters=masters,
         reference=partial(_frozen_copy, copy),
         save=partial(saving.save_network, network),
@@ -79,7 +109,31 @@ def unfreeze(pipe: Any, family: Family, model: Model, *, device: torch.device, s
     )
 
 
-ADAPTERS: dict[str, Callable[..., Trained]] = {"lora": attach_lora, "full": unfreeze}
+ADAPTERS: dict[str, Callable[..., _Part]] = {"lora": attach_lora, "full": unfreeze}
+
+
+def _key(component: str, name: str) -> str:
+    return name if component == HIGH else f"{component}.{name}"
+
+
+def _folder(folder: Path, component: str) -> Path:
+    return folder if component == HIGH else folder / component
+
+
+@contextmanager
+def _references(parts: Mapping[str, _Part]) -> Iterator[Mapping[str, Module]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(part.reference()) for name, part in parts.items()}
+
+
+def _save_parts(parts: Mapping[str, _Part], folder: Path, state: State) -> None:
+    for name, part in parts.items():
+        part.save(_folder(folder, name), {key: state[_key(name, key)] for key in part.parameters})
+
+
+def _load_parts(parts: Mapping[str, _Part], folder: Path) -> dict[str, Tensor]:
+    loaded = {name: part.load(_folder(folder, name)) for name, part in parts.items()}
+    return {_key(name, key): tensor for name, state in loaded.items() for key, tensor in state.items()}
 
 
 def check_targets(network: Module, targets: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowgrpo.errors import RecipeError, did_you_mean
-from flowgrpo.policies.families import Family
-from samplers.sigmas import dance_sigmas, dynamic_mu, flow_match_sigmas, linear_sigmas
+from flowgrpo.policies.family import Family
+from samplers.sigmas import dance_sigmas, flow_match_sigmas, linear_sigmas
 
 UNSUPPORTED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas")
+TRAINED_LEVELS = 1000
+"""Noise levels of every public model's training, the lowest of them 1/1000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +25,13 @@ class _Shift:
     terminal: float | None
 
 
-def _as_pipeline(steps: int, shift: _Shift, family: Family) -> tuple[float, ...]:
-    return (_explicit if family.explicit_sigmas else _implicit)(steps, shift, family)
-
-
-def _implicit(steps: int, shift: _Shift, family: Family) -> tuple[float, ...]:
+def _implicit(steps: int, shift: _Shift) -> tuple[float, ...]:
     return flow_match_sigmas(
         steps, shift=shift.static, mu=shift.mu, shift_type=shift.shift_type, terminal=shift.terminal
     )
 
 
-def _explicit(steps: int, shift: _Shift, family: Family) -> tuple[float, ...]:
+def _explicit(steps: int, shift: _Shift) -> tuple[float, ...]:
     return flow_match_sigmas(
         sigmas=linear_sigmas(steps),
         shift=shift.static,
@@ -43,17 +41,33 @@ def _explicit(steps: int, shift: _Shift, family: Family) -> tuple[float, ...]:
     )
 
 
-def _dance(steps: int, shift: _Shift, family: Family) -> tuple[float, ...]:
+def _multistep(steps: int, shift: _Shift) -> tuple[float, ...]:
+    """The flow levels of the UniPC and DPM-Solver schedulers: T + 1 equal spaces from 1 to 1/1000, shifted once, the
+    last of them replaced by 0. Those schedulers start just below 1, where stochastic steps are singular; latents that
+    are pure noise are at 1, so that is where ours start."""
+    spaced = tuple(1.0 - i * (1 - 1 / TRAINED_LEVELS) / steps for i in range(steps))
+    return flow_match_sigmas(sigmas=spaced, shift=shift.static)
+
+
+def _dance(steps: int, shift: _Shift) -> tuple[float, ...]:
     if shift.mu is not None:
         raise RecipeError("sampler.shift: the grid 'dance' needs a static shift, and this model has none of its own")
     return dance_sigmas(steps, shift.static)
 
 
-GRIDS: dict[str, Callable[[int, _Shift, Family], tuple[float, ...]]] = {
-    "diffusers": _as_pipeline,
+GRIDS: dict[str, Callable[[int, _Shift], tuple[float, ...]]] = {
+    "diffusers": _implicit,
     "explicit": _explicit,
     "dance": _dance,
 }
+"""Name in a recipe -> grid; what "diffusers" means depends on the pipeline and its scheduler (`_stock`)."""
+
+
+def _stock(config: Mapping[str, Any], family: Family) -> Callable[[int, _Shift], tuple[float, ...]]:
+    """The grid that the stock pipeline makes with a scheduler of this config."""
+    if "flow_shift" in config:
+        return _multistep
+    return _explicit if family.explicit_sigmas else _implicit
 
 
 def grid_sigmas(
@@ -78,27 +92,23 @@ def grid_sigmas(
     if grid not in GRIDS:
         raise RecipeError(f"sampler.grid: {grid!r} is not one of {', '.join(GRIDS)}{did_you_mean(grid, GRIDS)}")
     strange = [name for name in UNSUPPORTED if config.get(name)]
-    if "shift" not in config or strange:
+    if _static_shift(config) is None or strange:
         what = strange[0] if strange else "no flow-matching shift"
         raise RecipeError(f"model.path: its scheduler {config.get('_class_name')} has {what}, which is not supported")
-    return GRIDS[grid](steps, _shift(shift, config, tokens), family)
+    make = _stock(config, family) if grid == "diffusers" else GRIDS[grid]
+    return make(steps, _shift(shift, config, family, tokens, steps))
 
 
-def _shift(override: float | None, config: Mapping[str, Any], tokens: int) -> _Shift:
+def _static_shift(config: Mapping[str, Any]) -> float | None:
+    """The shift of a flow-matching scheduler; None where the config is another one's."""
+    return config.get("flow_shift") if config.get("use_flow_sigmas") else config.get("shift")
+
+
+def _shift(override: float | None, config: Mapping[str, Any], family: Family, tokens: int, steps: int) -> _Shift:
     dynamic = override is None and config.get("use_dynamic_shifting")
     return _Shift(
-        static=config["shift"] if override is None else override,
-        mu=_dynamic_shift(config, tokens) if dynamic else None,
+        static=config.get("flow_shift", config.get("shift")) if override is None else override,
+        mu=family.shift(config, tokens, steps) if dynamic else None,
         shift_type=config.get("time_shift_type", "exponential"),
         terminal=config.get("shift_terminal"),
-    )
-
-
-def _dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
-    return dynamic_mu(
-        tokens,
-        base_tokens=config["base_image_seq_len"],
-        max_tokens=config["max_image_seq_len"],
-        base_shift=config["base_shift"],
-        max_shift=config["max_shift"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from torch.nn import Module
 
 from flowgrpo.assets import asset, is_embedded
 from flowgrpo.errors import RecipeError, RunError, did_you_mean, first_line
-from flowgrpo.policies.families import FAMILIES, Family
+from flowgrpo.policies.experts import networks_of
+from flowgrpo.policies.facts import FACTS
+from flowgrpo.policies.families import FAMILIES
+from flowgrpo.policies.family import Family
 from flowgrpo.policies.precision import DTYPES, component_dtypes, freeze
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe import Model
@@ -65,37 +69,60 @@ def load_pipeline(model: Model) -> tuple[Any, Family]:
 def reload_text_parts(pipe: Any, family: Family, model: Model) -> None:
     """Puts the text encoders back into a pipeline that has dropped them."""
     dtypes = component_dtypes(DTYPES[model.dtype], full=False)
-    loaded = _from_pretrained(model, dtypes, transformer=None, vae=None)
+    loaded = _from_pretrained(model, dtypes, **dict.fromkeys(networks_of(pipe)), vae=None)
     for name in family.text_parts:
         part = getattr(loaded, name)
         setattr(pipe, name, None if part is None else part.requires_grad_(False).eval())
 
 
-def load_reference(pipe: Any, model: Model) -> Module:
-    """A second, frozen copy of the untrained transformer, on the CPU, with the trained one's buffers to the bit."""
+def load_reference(network: Module, component: str, model: Model) -> Module:
+    """A second, frozen copy of an untrained network, on the CPU, with the trained one's buffers to the bit."""
     with quiet_libraries():
-        base = type(pipe.transformer).from_pretrained(
-            locate(model.path), subfolder="transformer", revision=model.revision, dtype=torch.float32
+        base = type(network).from_pretrained(  # type: ignore[attr-defined]
+            locate(model.path), subfolder=component, revision=model.revision, dtype=torch.float32
         )
     return freeze(base, DTYPES[model.dtype])
 
 
-def check_geometry(pipe: Any, family: Family, model: Model) -> tuple[int, int, int]:
-    """Shape (C, h, w) of the latents of one image.
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """What a pipeline works on: shape (C, h, w) or (C, f, h, w), tokens, and whether guidance runs a second row."""
+
+    shape: tuple[int, ...]
+    tokens: int
+    negative_branch: bool
+
+
+def plan_latents(pipe: Any, model: Model) -> Latents:
+    """The latents of one picture or video of the recipe's size.
 
     Raises:
-        RecipeError: the image size does not fit the model.
+        RecipeError: the size does not fit the model.
     """
-    config, scale = pipe.transformer.config, pipe.vae_scale_factor
-    multiple = scale * family.patch(config)
+    config, facts = pipe.transformer.config, FACTS[type(pipe).__name__]
+    sizes = facts.sizes(config, pipe.vae.config)
+    _check_sides(model, sizes.pixels * sizes.patch, config.get("pos_embed_max_size"))
+    _check_frames(model, sizes.frame_step)
+    size = (model.height, model.width, model.frames)
+    return Latents(sizes.latent_shape(*size), sizes.tokens(*size), facts.negative_branch(pipe.config, config))
+
+
+def _check_sides(model: Model, multiple: int, most: int | None) -> None:
     for name, value in (("height", model.height), ("width", model.width)):
         if value % multiple:
             low = max(value // multiple, 1) * multiple
             raise RecipeError(f"model.{name}: {value} is not a multiple of {multiple}; the nearest below is {low}")
-        most = config.get("pos_embed_max_size")
         if most is not None and value > most * multiple:
             raise RecipeError(f"model.{name}: {value} is more than {most * multiple}, the largest side of this model")
-    return family.channels(config), model.height // scale, model.width // scale
+
+
+def _check_frames(model: Model, step: int | None) -> None:
+    if step is None and model.frames != 1:
+        raise RecipeError(f"model.frames: {model.frames}, but this model makes pictures; leave it at 1")
+    if step is not None and (model.frames - 1) % step:
+        low = (model.frames - 1) // step * step + 1
+        right = f"is not 1 plus a multiple of {step}; the nearest below is {low}"
+        raise RecipeError(f"model.frames: {model.frames} {right}")
 
 
 def _from_pretrained(model: Model, dtypes: dict[str, torch.dtype], **given: None) -> Any:

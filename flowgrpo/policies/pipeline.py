@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from flowgrpo.attention import set_attention
-from flowgrpo.policies.adapters import ADAPTERS, Trained
-from flowgrpo.policies.families import Family
+from flowgrpo.policies.adapters import Trained, attach
+from flowgrpo.policies.experts import boundary_of, networks_of, shares
+from flowgrpo.policies.family import Family, Text
 from flowgrpo.policies.grids import grid_sigmas
-from flowgrpo.policies.loading import check_geometry, load_pipeline, reload_text_parts
+from flowgrpo.policies.loading import load_pipeline, plan_latents, reload_text_parts
 from flowgrpo.policies.precision import DTYPES
 from flowgrpo.policy import Conditioning
 from flowgrpo.quiet import quiet_libraries
@@ -35,10 +36,12 @@ class PipelinePolicy:
     def __init__(self, pipe: Any, family: Family, model: Model, trained: Trained, device: torch.device) -> None:
         self.device = device
         self.dtype = DTYPES[model.dtype]
-        self.latent_shape: tuple[int, ...] = check_geometry(pipe, family, model)
+        self._latents = plan_latents(pipe, model)
+        self.latent_shape = self._latents.shape
         self._pipe, self._family, self._model, self._trained = pipe, family, model, trained
-        self._network: Module = pipe.transformer
-        self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._networks: Mapping[str, Module] = networks_of(pipe)
+        self._boundary = boundary_of(pipe)
+        self._encoded: dict[tuple[str, bool], dict[str, Tensor]] = {}
         self._encoders_dropped = False
 
     @torch.no_grad()
@@ -56,11 +59,11 @@ class PipelinePolicy:
         """
         if not prompts:
             raise ValueError("encode needs at least one prompt")
-        negatives = [self._model.negative_prompt] if self._family.negative_branch else []
-        for prompt in dict.fromkeys([*prompts, *negatives]):
-            if prompt not in self._encoded:
-                self._encoded[prompt] = self._encode_one(prompt)
-        rows = [self._encoded[prompt] for prompt in prompts]
+        negatives = [(self._model.negative_prompt, True)] if self._latents.negative_branch else []
+        for text in dict.fromkeys([*((prompt, False) for prompt in prompts), *negatives]):
+            if text not in self._encoded:
+                self._encoded[text] = self._encode_one(*text)
+        rows = [self._encoded[prompt, False] for prompt in prompts]
         stacked = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         return Conditioning(stacked, self._encoded[negatives[0]] if negatives else {})
 
@@ -82,47 +85,44 @@ class PipelinePolicy:
 
     def sigmas(self, steps: int, *, grid: str = "diffusers", shift: float | None = None) -> tuple[float, ...]:
         """Noise levels [steps + 1] on a grid of `flowgrpo.policies.grids`; `shift` replaces the model's own."""
-        side = self._family.patch(self._pipe.transformer.config)
-        tokens = self.latent_shape[1] * self.latent_shape[2] // side**2
-        return grid_sigmas(steps, grid, shift, config=self._pipe.scheduler.config, family=self._family, tokens=tokens)
+        config, tokens = self._pipe.scheduler.config, self._latents.tokens
+        return grid_sigmas(steps, grid, shift, config=config, family=self._family, tokens=tokens)
 
     def velocity(self, x: Tensor, sigma: float | Tensor, cond: Conditioning, *, guidance_scale: float) -> Tensor:
         """Predicted eps - x0, with classifier-free guidance where the family has it and the scale is above 1.
 
         Args:
-            x: latents [n, C, h, w], any float dtype.
+            x: latents [n, C, h, w], of videos [n, C, f, h, w], any float dtype.
             sigma: noise level in (0, 1], one for all rows or [n] (rows at different steps).
             cond: n rows.
-            guidance_scale: w in negative + w (positive - negative), both from one batch of 2 n.
+            guidance_scale: w in negative + w (positive - negative), both from one batch of 2 n; a family may rescale
+                the sum (`Family.combine`).
 
         Returns:
-            Tensor: [n, C, h, w] float32. The gradient flows through both branches.
+            Tensor: the shape of x, float32. The gradient flows through both branches.
         """
         cond = cond.to(self.device)
-        guided = self._family.negative_branch and guidance_scale > 1
+        guided = self._latents.negative_branch and guidance_scale > 1
         timestep = torch.as_tensor(sigma, dtype=torch.float32, device=self.device).expand(len(x)) * 1000
         text = cond.prompt
         if guided:
             x, timestep = torch.cat([x, x]), torch.cat([timestep, timestep])
             text = {name: torch.cat([cond.negative[name].expand_as(rows), rows]) for name, rows in text.items()}
-        v = self._family.denoise(self._network, x.to(self.dtype), timestep, text, guidance_scale).float()
-        if not guided:
-            return v
-        negative, positive = v.chunk(2)
-        return negative + guidance_scale * (positive - negative)
+        v = self._denoise(x.to(self.dtype), timestep, text, guidance_scale)
+        return self._family.combine(*v.chunk(2), guidance_scale) if guided else v
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:
-        """Images [n, 3, H, W] in [0, 1], float32, on the policy's device.
+        """Pictures [n, 3, H, W] or videos [n, F, 3, H, W] in [0, 1], float32, on the policy's device.
 
         Args:
-            latents: [n, C, h, w] at sigma 0.
+            latents: [n, C, h, w] or [n, C, f, h, w] at sigma 0.
             batch_size: latents per decoder pass.
         """
         vae = self._pipe.vae
-        scaled = latents.to(self.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        images = [vae.decode(chunk, return_dict=False)[0].float() for chunk in scaled.split(batch_size)]
-        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+        chunks = latents.to(self.device, vae.dtype).split(batch_size)
+        media = [self._family.decode(vae, chunk).float() for chunk in chunks]
+        return (torch.cat(media) / 2 + 0.5).clamp(0, 1)
 
     def trainable(self) -> dict[str, Parameter]:
         """The trained parameters (float32 masters) by name, in the network's order."""
@@ -131,12 +131,12 @@ class PipelinePolicy:
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, `velocity` is the untrained model's: the adapter off, or a frozen copy of the base network."""
-        network = self._network
-        with self._trained.reference() as self._network:
+        networks = self._networks
+        with self._trained.reference() as self._networks:
             try:
                 yield
             finally:
-                self._network = network
+                self._networks = networks
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU of the trained parameters alone."""
@@ -166,10 +166,23 @@ class PipelinePolicy:
         fill(self._trained.parameters, self._trained.load(Path(folder)), str(folder))
 
     def parts(self) -> dict[str, Module]:
-        """The modules that do the work: {"network", "decoder"}."""
-        return {"network": self._pipe.transformer, "decoder": self._pipe.vae}
+        """The modules that do the work: {"network", "decoder"}, and "network_2" of a model of two."""
+        high, *low = networks_of(self._pipe).values()
+        return {"network": high, **({"network_2": low[0]} if low else {}), "decoder": self._pipe.vae}
 
-    def _encode_one(self, prompt: str) -> dict[str, Tensor]:
+    def _denoise(self, x: Tensor, timestep: Tensor, text: Text, guidance_scale: float) -> Tensor:
+        """Velocity of every row, float32, each from the network that its noise level names."""
+        v = torch.empty_like(x, dtype=torch.float32)
+        for share in shares(timestep, self._boundary):
+            network, rows = self._networks[share.network], share.rows
+            if rows is None:
+                return self._family.denoise(network, x, timestep, text, guidance_scale).float()
+            part = {name: tensor[rows] for name, tensor in text.items()}
+            answer = self._family.denoise(network, x[rows], timestep[rows], part, guidance_scale)
+            v = v.index_copy(0, rows, answer.float())
+        return v
+
+    def _encode_one(self, prompt: str, negative: bool) -> dict[str, Tensor]:
         if self._encoders_dropped:
             reload_text_parts(self._pipe, self._family, self._model)
             self._encoders_dropped = False
@@ -178,8 +191,8 @@ class PipelinePolicy:
                 getattr(self._pipe, part).to(self.device)
         self._warn_if_cut(prompt)
         with quiet_libraries():
-            row = self._family.encode(self._pipe, prompt, self._model.max_sequence_length, self.device)
-        return {name: tensor.to("cpu", self.dtype) for name, tensor in row.items()}
+            row = self._family.encode(self._pipe, prompt, self._model.max_sequence_length, self.device, negative)
+        return {name: _stored(tensor, self.dtype) for name, tensor in row.items()}
 
     def _warn_if_cut(self, prompt: str) -> None:
         cuts = []
@@ -203,12 +216,20 @@ def load_pipeline_policy(model: Model, *, device: torch.device, seed: int) -> Pi
         RunError: see there.
     """
     pipe, family = load_pipeline(model)
-    check_geometry(pipe, family, model)
-    set_attention(pipe.transformer, model.attention)
+    plan_latents(pipe, model)
+    networks = networks_of(pipe)
+    for network in networks.values():
+        set_attention(network, model.attention)
     # Adapter weights are drawn before the move: the same on every device.
-    trained = ADAPTERS[model.adapter](pipe, family, model, device=device, seed=seed)
-    if model.gradient_checkpointing:
-        pipe.transformer.enable_gradient_checkpointing()
-    pipe.transformer.to(device)
+    trained = attach(pipe, model, device=device, seed=seed)
+    for network in networks.values():
+        if model.gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        network.to(device)
     pipe.vae.to(device)
     return PipelinePolicy(pipe, family, model, trained, device)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A part of a conditioning on the CPU: numbers in `dtype`, masks as they are."""
+    return tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)

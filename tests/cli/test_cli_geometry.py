@@ -61,7 +61,7 @@ def test_micro_batches_round_up() -> None:
 def test_model_facts(workplace: Path) -> None:
     facts = read_model(workplace / "pipe")
     assert facts.parameters == {"transformer": 256 + 16 + 384 + 1024, "vae": 100}
-    assert (facts.width, facts.layers, facts.vae_factor, facts.token_pixels) == (16, 3, 8, 16)
+    assert (facts.width, facts.layers, facts.sizes.pixels, facts.token_pixels) == (16, 3, 8, 16)
     assert facts.image_tokens(64, 128) == 4 * 8
     assert facts.negative_branch
     assert facts.adapter_parameters(2, None) == 2 * (16 + 16) + 2 * (16 + 24)

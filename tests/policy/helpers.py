@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowgrpo.policies.families import pack
+from flowgrpo.policies.family import pack
 from samplers.kernels import euler
 
 KEYS = [(3, 0), (3, 1), (3, 2)]
