@@ -6,16 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.devices import resolve_device
-from flowgrpo.policy import Policy, load_policy
+from flowgrpo.media import Drawing, Medium, load_medium
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import append_jsonl, read_jsonl
-from flowgrpo.sampling import draw_in_batches, prompt_key
+from flowgrpo.seeding import prompt_key
 from reward_models import Scorer, load
 
 Z95 = 1.959964
@@ -29,17 +28,21 @@ class Settings:
     """What an evaluation's numbers depend on besides the weights."""
 
     set: str
-    steps: int
-    guidance_scale: float
+    drawing: Drawing
     images_per_prompt: int
+    """Samples of each prompt, pictures or answers."""
     seed: int
     weights: str = "base"
     """Which weights are judged, in words or as a path."""
 
+    def facts(self) -> Row:
+        """All of it as one flat row of JSON values."""
+        counts = {"images_per_prompt": self.images_per_prompt, "seed": self.seed, "weights": self.weights}
+        return {"set": self.set, **self.drawing, **counts}
 
-def evaluate_policy(
-    policy: Policy,
-    recipe: Recipe,
+
+def evaluate_medium(
+    medium: Medium,
     prompts: Sequence[Prompt],
     scorers: Mapping[str, Scorer],
     settings: Settings,
@@ -50,13 +53,12 @@ def evaluate_policy(
     """Draw and score every prompt, and sum up.
 
     Args:
-        policy: the model with the weights to be judged.
-        recipe: grid and batch size.
+        medium: the model with the weights to be judged.
         prompts: the set.
         scorers: name -> scorer.
-        settings: steps, guidance, seeds.
-        out: file of one line per picture; pictures that it already holds (of the same settings) are not drawn again.
-        progress: called with (pictures done, pictures).
+        settings: how samples are drawn, and seeds.
+        out: file of one line per sample; samples that it already holds (of the same settings) are not drawn again.
+        progress: called with (samples done, samples).
 
     Returns:
         Rows as `summarise` makes them, each with the settings and the seconds this call took.
@@ -64,30 +66,23 @@ def evaluate_policy(
     start = time.perf_counter()
     samples = _earlier(out, settings, prompts)
     jobs = [(i, j) for i in range(len(prompts)) for j in range(settings.images_per_prompt) if (i, j) not in samples]
-    drawn = draw_in_batches(
-        policy,
-        recipe,
-        [(prompts[i].text, prompt_key(settings.seed, prompts[i].text, j)) for i, j in jobs],
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        progress=progress,
-    )
-    for batch, images in drawn:
-        owners = [jobs[k] for k in batch]
-        rows = score_pictures(scorers, images, [prompts[i] for i, _ in owners])
+    named = [(prompts[i].text, prompt_key(settings.seed, prompts[i].text, j)) for i, j in jobs]
+    for drawn in medium.draw(named, settings.drawing, progress=progress):
+        owners = [jobs[k] for k in drawn.jobs]
+        rows = score_samples(scorers, drawn.samples, [prompts[i] for i, _ in owners], drawn.numbers)
         samples.update(zip(owners, rows, strict=True))
         lines = [{"prompt": i, "image": j, "scores": row} for (i, j), row in zip(owners, rows, strict=True)]
         if out is not None:
             append_jsonl(out, lines)
     seconds = time.perf_counter() - start
-    return [{**asdict(settings), **row, "seconds": seconds} for row in summarise(samples, prompts)]
+    return [{**settings.facts(), **row, "seconds": seconds} for row in summarise(samples, prompts)]
 
 
 def _earlier(out: Path | None, settings: Settings, prompts: Sequence[Prompt]) -> dict[tuple[int, int], Row]:
     """Scores that `out` already holds; a file of other settings or prompts is started anew."""
     if out is None:
         return {}
-    header = {"settings": asdict(settings), "prompts": [prompt.text for prompt in prompts]}
+    header = {"settings": settings.facts(), "prompts": [prompt.text for prompt in prompts]}
     rows = read_jsonl(out)
     if rows and rows[0] == json.loads(json.dumps(header)):
         return {(row["prompt"], row["image"]): row["scores"] for row in rows[1:]}
@@ -106,13 +101,19 @@ def fingerprint(model: str, adapter: Path | None) -> str:
     return f"{model} with {adapter} ({digest.hexdigest()[:16]})"
 
 
-def score_pictures(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence[Prompt]) -> list[Row]:
-    """One dict per picture: "scorer" and "scorer.component" -> number, None where invalid."""
+def score_samples(
+    scorers: Mapping[str, Scorer],
+    samples: Any,
+    prompts: Sequence[Prompt],
+    numbers: Mapping[str, Sequence[float]] | None = None,
+) -> list[Row]:
+    """One dict per sample: "scorer" and "scorer.component" -> number, None where invalid; and the further numbers."""
     columns: dict[str, list[float]] = {}
     for name, scorer in scorers.items():
-        scores = scorer(images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
+        scores = scorer(samples, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
         columns[name] = scores.scores.tolist()
         columns.update({f"{name}.{key}": values.tolist() for key, values in scores.components.items()})
+    columns.update({name: list(values) for name, values in (numbers or {}).items()})
     return [
         {name: None if values[i] != values[i] else values[i] for name, values in columns.items()}
         for i in range(len(prompts))
@@ -122,8 +123,8 @@ def score_pictures(scorers: Mapping[str, Scorer], images: Any, prompts: Sequence
 def summarise(samples: Mapping[tuple[int, int], Row], prompts: Sequence[Prompt]) -> list[Row]:
     """One row per scorer (and component): mean, 95 % interval, counts, and the same per category.
 
-    The interval treats a prompt as one observation (the mean of its pictures), since pictures of one prompt are not
-    independent. Pictures that could not be scored are counted in `invalid` and leave the mean.
+    The interval treats a prompt as one observation (the mean of its samples), since samples of one prompt are not
+    independent. Samples that could not be scored are counted in `invalid` and leave the mean.
     """
     names = list(dict.fromkeys(name for scores in samples.values() for name in scores))
     categories = sorted({_category(prompt) for prompt in prompts})
@@ -146,11 +147,11 @@ def _category(prompt: Prompt) -> str:
 
 
 def _mean_and_interval(per_prompt: Sequence[Sequence[float | None]]) -> Row:
-    """mean, ci95 (half width), n (pictures), prompts and invalid."""
+    """mean, ci95 (half width), n (samples), prompts and invalid."""
     kept = [[value for value in values if value is not None] for values in per_prompt]
     means = [sum(values) / len(values) for values in kept if values]
-    pictures = sum(len(values) for values in per_prompt)
-    counts = {"n": sum(map(len, kept)), "prompts": len(means), "invalid": pictures - sum(map(len, kept))}
+    drawn = sum(len(values) for values in per_prompt)
+    counts = {"n": sum(map(len, kept)), "prompts": len(means), "invalid": drawn - sum(map(len, kept))}
     if not means:
         return {"mean": None, "ci95": None, **counts}
     mean = sum(means) / len(means)
@@ -180,28 +181,26 @@ def evaluate(
         set_name: what the set is called in rows.
         scorers: names or import paths.
         adapter: trained weights; None judges the base model.
-        seed: of the initial noises.
-        images_per_prompt: pictures per prompt.
-        steps: ODE steps.
-        guidance_scale: classifier-free guidance.
-        out: file of one line per picture, which an interrupted evaluation continues.
+        seed: of the noise.
+        images_per_prompt: samples per prompt.
+        steps: sampling steps.
+        guidance_scale: classifier-free guidance, of models that have it.
+        out: file of one line per sample, which an interrupted evaluation continues.
         progress: called with (done, total).
 
     Returns:
         One row per scorer and component.
     """
     section = recipe.eval
-    policy = load_policy(recipe.model, device=resolve_device(recipe.run.device), seed=recipe.train.seed)
-    if adapter is not None:
-        policy.load(adapter)
+    medium = load_medium(recipe, adapter=adapter)
+    given = {"steps": steps, "guidance_scale": guidance_scale}
     settings = Settings(
         set=set_name,
-        steps=steps or section.steps,
-        guidance_scale=section.guidance_scale if guidance_scale is None else guidance_scale,
+        drawing=medium.drawing(**{name: value for name, value in given.items() if value is not None}),
         images_per_prompt=images_per_prompt or section.images_per_prompt,
         seed=section.seed if seed is None else seed,
         weights=fingerprint(recipe.model.path, adapter),
     )
     options = recipe.reward.options
-    loaded = {name: load(name, device=str(policy.device), **options.get(name, {})) for name in scorers}
-    return evaluate_policy(policy, recipe, prompts, loaded, settings, out=out, progress=progress)
+    loaded = {name: load(name, device=str(medium.policy.device), **options.get(name, {})) for name in scorers}
+    return evaluate_medium(medium, prompts, loaded, settings, out=out, progress=progress)

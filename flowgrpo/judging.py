@@ -1,4 +1,4 @@
-"""Evaluations and pictures of one run: before, during and after training, of live or averaged weights."""
+"""Evaluations and shown samples of one run: before, during and after training, of live or averaged weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from flowgrpo.ema import Average, swapped_in
-from flowgrpo.evaluation import Row, Settings, evaluate_policy
-from flowgrpo.pictures import draw_column, spread
-from flowgrpo.policy import Policy
+from flowgrpo.evaluation import Row, Settings, evaluate_medium
+from flowgrpo.media import Drawing, Medium
 from flowgrpo.progress import Progress
-from flowgrpo.prompts import Prompt, load_prompts
+from flowgrpo.prompts import Prompt, load_prompts, spread
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from reward_models import Scorer, load
@@ -22,7 +21,7 @@ class Judge:
     """Everything that looks at the policy without training it."""
 
     recipe: Recipe
-    policy: Policy
+    medium: Medium
     folder: RunFolder
     progress: Progress
     average: Average | None
@@ -35,30 +34,30 @@ class Judge:
     def from_recipe(
         cls,
         recipe: Recipe,
-        policy: Policy,
+        medium: Medium,
         folder: RunFolder,
         progress: Progress,
         average: Average | None,
         train: tuple[Prompt, ...],
     ) -> Judge:
-        """Load evaluation sets and scorers; pictures are of the first set's prompts, or of the training prompts."""
+        """Load evaluation sets and scorers; shown samples are of the first set's prompts, or of the training prompts."""
         section = recipe.eval
         sets = {name: load_prompts(path).prompts for name, path in section.prompts.items()}
         options = recipe.reward.options
-        scorers = {name: load(name, device=str(policy.device), **options.get(name, {})) for name in section.scorers}
+        scorers = {
+            name: load(name, device=str(medium.policy.device), **options.get(name, {})) for name in section.scorers
+        }
         pictured = spread(next(iter(sets.values()), train), recipe.run.images)
         used = average if section.use_ema else None
-        return cls(recipe, policy, folder, progress, used, sets, tuple(pictured), scorers)
+        return cls(recipe, medium, folder, progress, used, sets, tuple(pictured), scorers)
 
     def all_prompts(self) -> list[Prompt]:
         """Every prompt that will be drawn, so that it can be encoded ahead."""
         return [*self.pictured, *(prompt for prompts in self.sets.values() for prompt in prompts)]
 
     def before(self) -> None:
-        """The untrained model, at the guidance that suits it."""
-        section = self.recipe.eval
-        base = section.base_guidance_scale
-        self._judge("base", 0, section.guidance_scale if base is None else base, self.recipe.run.images > 0, "before")
+        """The untrained model, drawn as suits it."""
+        self._judge("base", 0, self.medium.drawing(trained=False), "before")
 
     def during(self, iteration: int) -> None:
         """The model in training, as often as the recipe says."""
@@ -66,32 +65,29 @@ class Judge:
         drawn = bool(self.recipe.run.images_every) and iteration % self.recipe.run.images_every == 0
         with self._trained_weights():
             if evaluated:
-                self._evaluate("iteration", iteration, self.recipe.eval.guidance_scale)
+                self._evaluate("iteration", iteration, self.medium.drawing())
             if drawn:
-                self._draw(f"iteration {iteration}", iteration, self.recipe.eval.guidance_scale)
+                self._show(f"iteration {iteration}", iteration, self.medium.drawing())
 
     def after(self, iteration: int) -> None:
         """The trained model."""
         with self._trained_weights():
-            self._judge("final", iteration, self.recipe.eval.guidance_scale, self.recipe.run.images > 0, "after")
+            self._judge("final", iteration, self.medium.drawing(), "after")
 
     def _trained_weights(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.average is None else swapped_in(self.policy.trainable(), self.average)
+        return nullcontext() if self.average is None else swapped_in(self.medium.policy.trainable(), self.average)
 
-    def _judge(self, label: str, iteration: int, guidance_scale: float, drawn: bool, column: str) -> None:
-        self._evaluate(label, iteration, guidance_scale)
-        if drawn:
-            self._draw(column, iteration, guidance_scale)
+    def _judge(self, label: str, iteration: int, drawing: Drawing, column: str) -> None:
+        self._evaluate(label, iteration, drawing)
+        if self.recipe.run.images > 0:
+            self._show(column, iteration, drawing)
 
-    def _evaluate(self, label: str, iteration: int, guidance_scale: float) -> None:
+    def _evaluate(self, label: str, iteration: int, drawing: Drawing) -> None:
         section = self.recipe.eval
         for name, prompts in self.sets.items():
-            settings = Settings(
-                name, section.steps, guidance_scale, section.images_per_prompt, section.seed, f"{label} {iteration}"
-            )
-            rows = evaluate_policy(
-                self.policy,
-                self.recipe,
+            settings = Settings(name, drawing, section.images_per_prompt, section.seed, f"{label} {iteration}")
+            rows = evaluate_medium(
+                self.medium,
                 prompts,
                 self.scorers,
                 settings,
@@ -110,17 +106,8 @@ class Judge:
             if row["mean"] is not None:
                 self.progress.say(
                     f"{row['label']} {row['set']}: {row['scorer']} {row['mean']:.4f} +- {row['ci95']:.4f} "
-                    f"({row['n']} pictures)"
+                    f"({row['n']} samples)"
                 )
 
-    def _draw(self, label: str, iteration: int, guidance_scale: float) -> None:
-        draw_column(
-            self.policy,
-            self.recipe,
-            self.folder,
-            self.pictured,
-            self.scorers,
-            label=label,
-            iteration=iteration,
-            guidance_scale=guidance_scale,
-        )
+    def _show(self, label: str, iteration: int, drawing: Drawing) -> None:
+        self.medium.show(self.folder, self.pictured, self.scorers, drawing, label=label, iteration=iteration)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flowgrpo.records import ABSENT, Record
+from flowgrpo.records import ABSENT, GAUSSIAN_FIELDS, Record
 from samplers.gaussian import REDUCTIONS, Density, Gaussian, Reduction
 
-FIELDS = frozenset({"log_prob", "std", "dt", "eps_gap", "old_gap", "ref_gap"})
+FIELDS = GAUSSIAN_FIELDS
 """What `flow_record` can fill in; `ref_gap` only with a reference mean."""
 
 

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from flowgrpo.mask_plans import ESTIMATORS, coupled, coupled_elbo, espo, one_step, sdmc, trajectory, uniform
-from flowgrpo.records import ABSENT, Record
+from flowgrpo.records import ABSENT, SEQUENCE_FIELDS, TOKEN_FIELDS, Record
 from flowgrpo.views import Completions, MaskPlan, View, completions, keyed_draw
 
 __all__ = [
     "ESTIMATORS",
+    "SEQUENCE_FIELDS",
+    "TOKEN_FIELDS",
     "Completions",
     "ExactElbo",
     "MaskPlan",
@@ -42,11 +44,6 @@ __all__ = [
     "two_pass_backward",
     "uniform",
 ]
-
-TOKEN_FIELDS = frozenset({"log_prob", "old_log_prob", "ref_log_prob"})
-"""What `masked_record` can fill in where units are tokens or views; `ref_log_prob` only with a reference."""
-SEQUENCE_FIELDS = TOKEN_FIELDS | {"length"}
-"""The same where units are whole sequences."""
 
 CHUNK = 128
 """Scored positions whose logits exist at once."""

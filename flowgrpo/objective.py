@@ -17,7 +17,7 @@ from flowgrpo.errors import RecipeError
 from flowgrpo.importing import resolve
 from flowgrpo.kl import KLS
 from flowgrpo.ratios import RATIOS
-from flowgrpo.records import Record, fields_read
+from flowgrpo.records import Record, fields_read, fields_refused
 from flowgrpo.reductions import REDUCTIONS
 from flowgrpo.select import SELECTIONS
 from flowgrpo.surrogates import SURROGATES, Surrogate
@@ -94,6 +94,7 @@ def resolve_objective(section: recipe.Objective) -> Objective:
         "prune_every": section.prune_every,
         "prune_direction": section.prune_direction,
         "prune_stop": section.prune_stop,
+        "train_steps": section.train_steps,
     }
     selections = (resolve(name, SELECTIONS, "objective.select") for name in section.select)
     return Objective(
@@ -111,6 +112,10 @@ def resolve_objective(section: recipe.Objective) -> Objective:
     )
 
 
+READERS: dict[str, Mapping[str, Callable[..., Any]]] = {"ratio": RATIOS, "kl": KLS, "weight": WEIGHTS}
+"""Keys of the objective whose functions read the record."""
+
+
 def requirements(section: recipe.Objective) -> dict[str, frozenset[str]]:
     """Fields of the record that each choice of a recipe reads.
 
@@ -120,14 +125,11 @@ def requirements(section: recipe.Objective) -> dict[str, frozenset[str]]:
     Returns:
         dict[str, frozenset[str]]: "ratio", "kl" and "weight" -> field names.
     """
-    tables: dict[str, Mapping[str, Callable[..., Any]]] = {"ratio": RATIOS, "kl": KLS, "weight": WEIGHTS}
-    return {
-        key: fields_read(resolve(getattr(section, key), table, f"objective.{key}")) for key, table in tables.items()
-    }
+    return {key: fields_read(_reader(section, key)) for key in READERS}
 
 
 def check_requirements(section: recipe.Objective, available: Iterable[str], likelihood: str) -> None:
-    """Refuse a recipe that reads what its likelihood does not give.
+    """Refuse a recipe that reads what its likelihood does not give, or that its likelihood makes meaningless.
 
     Args:
         section: the recipe's objective.
@@ -135,16 +137,28 @@ def check_requirements(section: recipe.Objective, available: Iterable[str], like
         likelihood: what the likelihood is called in messages.
 
     Raises:
-        RecipeError: one sentence for each choice that reads a missing field.
+        RecipeError: one sentence for each choice that reads a missing field or refuses one that is there.
     """
-    problems = [
-        f"objective.{key} = {getattr(section, key)} reads {', '.join(sorted(fields - set(available)))}, which the "
-        f"{likelihood} likelihood does not give (it gives {', '.join(sorted(available))})"
-        for key, fields in requirements(section).items()
-        if fields - set(available)
-    ]
+    given = set(available)
+    problems = []
+    for key in READERS:
+        function, name = _reader(section, key), f"objective.{key} = {getattr(section, key)}"
+        if missing := fields_read(function) - given:
+            problems.append(
+                f"{name} reads {', '.join(sorted(missing))}, which the {likelihood} likelihood does not give (it gives "
+                f"{', '.join(sorted(given))})"
+            )
+        elif unwanted := fields_refused(function) & given:
+            problems.append(
+                f"{name} makes no sense where units have a {', '.join(sorted(unwanted))}, as those of the {likelihood} "
+                "likelihood do: they are whole sequences"
+            )
     if problems:
         raise RecipeError(problems)
+
+
+def _reader(section: recipe.Objective, key: str) -> Callable[..., Any]:
+    return resolve(getattr(section, key), READERS[key], f"objective.{key}")
 
 
 def select_units(

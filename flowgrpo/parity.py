@@ -19,14 +19,14 @@ ALLOWED_SHARE = 0.1
 def gap_problem(recipe: Recipe, row: Mapping[str, Any]) -> str | None:
     """What is wrong with an iteration's `rollout_gap`, in one sentence, or None.
 
-    The gap is the mean |log ratio| between the policy as training recomputes it and the rollout's own velocities,
-    per step, in units of the recipe's ratio.
+    The gap is the mean |log ratio| between the policy as training recomputes it and what the rollout drew from, per
+    step, in units of the recipe's ratio. Likelihoods that are no density of the rollout's draws have none.
     """
-    steps = row["per_step"]["step"]
-    if not steps:
+    steps, gaps = row["per_step"]["step"], row["per_step"].get("rollout_gap")
+    if not steps or gaps is None:
         return None
     allowed = ALLOWED_SHARE * min(recipe.objective.clip_low, recipe.objective.clip_high)
-    gap, step = max(zip(row["per_step"]["rollout_gap"], steps, strict=True))
+    gap, step = max(zip(gaps, steps, strict=True))
     if gap <= allowed:
         return None
     return (
@@ -37,7 +37,7 @@ def gap_problem(recipe: Recipe, row: Mapping[str, Any]) -> str | None:
 
 
 def ratio_problem(without_graph: Tensor, with_graph: Tensor) -> str | None:
-    """What is wrong if one micro-batch, evaluated with and without a graph, gives two velocities; None if it does not.
+    """What is wrong if one micro-batch, evaluated with and without a graph, gives two answers; None if it does not.
 
     Their equality to the bit makes the first ratio of every update exactly 1.
     """
@@ -45,7 +45,7 @@ def ratio_problem(without_graph: Tensor, with_graph: Tensor) -> str | None:
         return None
     gap = (without_graph - with_graph.detach()).abs().max().item()
     return (
-        f"the same micro-batch gives velocities that differ by up to {gap:.1e} with and without a graph, so that first "
+        f"the same micro-batch gives answers that differ by up to {gap:.1e} with and without a graph, so that first "
         "ratios are not 1; choose an attention implementation that is deterministic, or declare train.off_policy true"
     )
 

@@ -10,14 +10,9 @@ from flowgrpo.policy import Policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import RunFolder, write_atomically
-from flowgrpo.sampling import draw_in_batches, prompt_key, save_png
+from flowgrpo.sampling import draw_in_batches, save_png
+from flowgrpo.seeding import prompt_key
 from reward_models import Scorer
-
-
-def spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """`count` prompts at equal distances through a set, so that each of its categories is likely to be seen."""
-    count = min(count, len(prompts))
-    return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
 def draw_column(
@@ -29,6 +24,7 @@ def draw_column(
     *,
     label: str,
     iteration: int,
+    steps: int,
     guidance_scale: float,
 ) -> None:
     """Draw every prompt once and enter the files under `label` in `images/index.json`, replacing what it named."""
@@ -37,7 +33,7 @@ def draw_column(
     name = label.replace(" ", "-")
     files: list[str] = []
     scores: list[float | None] = []
-    for rows, images in draw_in_batches(policy, recipe, jobs, steps=section.steps, guidance_scale=guidance_scale):
+    for rows, images in draw_in_batches(policy, recipe, jobs, steps=steps, guidance_scale=guidance_scale):
         batch = [prompts[row] for row in rows]
         scores += _first_score(scorers, images, batch)
         for row, image in zip(rows, images, strict=True):

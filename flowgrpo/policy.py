@@ -42,10 +42,43 @@ class Conditioning:
         return Conditioning(_moved(self.prompt, device), _moved(self.negative, device))
 
 
-class Policy(Protocol):
-    """A model that turns noise and text into samples, and whose weights are trained."""
+class Trainable(Protocol):
+    """What every model has whose weights are trained, whatever it makes."""
 
     device: torch.device
+
+    def trainable(self) -> dict[str, Parameter]:
+        """The trained parameters, float32, by name, in a fixed order."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the model answers with its untrained weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies on the CPU of the trained parameters alone."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `state_dict` gave."""
+        ...
+
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes the trained weights (or `state` in their place) so that the model's own library loads them."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes over the weights that `save` wrote."""
+        ...
+
+    def parts(self) -> dict[str, Module]:
+        """The modules that do the work, by name, for timing and counting hooks."""
+        ...
+
+
+class Policy(Trainable, Protocol):
+    """A flow model: it turns noise and text into samples."""
+
     latent_shape: tuple[int, ...]
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -70,34 +103,6 @@ class Policy(Protocol):
 
     def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:
         """Images [n, 3, H, W] in [0, 1], float32, of latents [n, ...] at sigma 0."""
-        ...
-
-    def trainable(self) -> dict[str, Parameter]:
-        """The trained parameters, float32, by name, in a fixed order."""
-        ...
-
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside, `velocity` is the one of the untrained model."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies on the CPU of the trained parameters alone."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what `state_dict` gave."""
-        ...
-
-    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Writes the trained weights (or `state` in their place) so that the model's own library loads them."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Takes over the weights that `save` wrote."""
-        ...
-
-    def parts(self) -> dict[str, Module]:
-        """The modules that do the work, by name, for timing and counting hooks."""
         ...
 
 

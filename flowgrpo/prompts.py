@@ -1,7 +1,7 @@
 """Prompt files and which prompts an iteration trains on. Pure Python.
 
 A prompt file is text (one prompt per line), JSON lines (`prompt` and any metadata, GenEval's schema included) or CSV
-with a `prompt` column. Embedded sets are named "shapes/train", "shapes/heldout" and "shapes/combos".
+with a `prompt` column. Embedded sets are the keys of `EMBEDDED`, such as "shapes/train".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,14 @@ from typing import Any
 from flowgrpo.assets import asset
 from flowgrpo.errors import PromptError, did_you_mean
 
-EMBEDDED = {f"shapes/{name}": f"prompts/{name}.jsonl" for name in ("train", "heldout", "combos")}
+EMBEDDED = {
+    **{f"shapes/{name}": f"prompts/{name}.jsonl" for name in ("train", "heldout", "combos")},
+    **{
+        f"tasks/{task}/{split}": f"prompts/tasks/{task}/{split}.jsonl"
+        for task in ("arithmetic", "countdown", "sudoku")
+        for split in ("train", "heldout")
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,12 @@ def load_prompts(name_or_file: str | Path, *, limit: int | None = None) -> Promp
     if not prompts:
         raise PromptError(f"prompt file {name!r} holds no prompt")
     return PromptSet(name, tuple(prompts[:limit]), tuple(_duplicates(prompts, name)))
+
+
+def spread(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` prompts at equal distances through a set, so that each of its categories is likely to be seen."""
+    count = min(count, len(prompts))
+    return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
 def prompts_for(iteration: int, *, seed: int, count: int, size: int) -> list[int]:

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+KINDS = ("flow", "masked_lm")
 KERNELS = ("flow_sde", "dance_sde", "cps", "wan_sde")
 SOLVERS = ("euler", "heun", "dpmpp_1", "dpmpp_2_midpoint", "dpmpp_2_heun", "dpmpp_3")
 PLANS = ("chain", "branch", "single_branch")
 WINDOWS = ("none", "random", "progressive", "rollover", "frozen", "exp_decay")
 GRIDS = ("diffusers", "explicit", "dance")
 ADVANTAGES = ("grpo", "rwr", "sft", "dpo")
-SELECTIONS = ("all", "random_steps", "best_of_n", "parent_top1", "extreme", "depth_window")
+SELECTIONS = ("all", "random_steps", "best_of_n", "parent_top1", "extreme", "depth_window", "largest_steps")
 CREDITS = ("sample", "step")
 PEERS = ("prompt", "noise")
 FUSIONS = ("uniform", "path_softmax")
@@ -27,6 +28,16 @@ SURROGATES = ("clipped",)
 KLS = ("none", "mean_gap", "mean_gap_no_dt", "k1", "k2", "k3")
 WEIGHTS = ("uniform", "inverse_dt", "noise_level")
 REDUCTIONS = ("mean", "sample_mean", "step_sum")
+LIKELIHOODS = (
+    *("gaussian", "one_step", "coupled", "coupled_elbo", "sdmc", "sdmc_floor", "espo", "uniform", "trajectory"),
+)
+STEP_WEIGHTS = ("mean", "elbo", "published")
+ORDERS = ("random", "low_confidence", "maskgit_plus", "topk_margin", "entropy")
+REMASKINGS = ("none", "rcr", "rcr_max", "rcr_block", "rcr_block_max")
+MASK_SCHEDULES = (
+    *("even", "maskgit_linear", "maskgit_square", "maskgit_cube", "maskgit_cosine", "maskgit_exponential"),
+    *("alpha_linear", "alpha_cosine", "dream", "bernoulli"),
+)
 COMBINATIONS = ("normalise_then_weigh", "weigh_then_normalise", "decoupled")
 
 Positive = Annotated[int, Field(ge=1)]
@@ -46,6 +57,8 @@ class Section(BaseModel):
 class Model(Section):
     """Which model is trained, in what precision, and through which parameters."""
 
+    kind: Literal[KINDS] = "flow"  # type: ignore[valid-type]
+    """flow: pictures and videos from a diffusers pipeline. masked_lm: a masked-diffusion language model."""
     path: str = "tiny-sd3"
     """Folder of a diffusers pipeline, a hub name, or the embedded "tiny-sd3"."""
     revision: str | None = None
@@ -65,8 +78,23 @@ class Model(Section):
     """Whether the trained forward contains guidance as the rollout does; if not, the rollout is off-policy."""
     negative_prompt: str = ""
     max_sequence_length: Positive = 128
+    """Tokens of a prompt: a picture's is cut there, a language model's refused beyond."""
     height: Positive = 512
     width: Positive = 512
+    mask_id: Annotated[int, Field(ge=0)] | None = None
+    """Masked language models: id of the mask token. This and the next four must be stated, for they are not guessed."""
+    logit_shift: Literal[0, 1] | None = None
+    """How many columns before its token a logit sits: 0 (LLaDA, BERT) or 1 (Dream, DiffuCoder)."""
+    padding_mask: Literal["2d", "4d"] | None = None
+    """Form in which the model takes the mask of left padding: ids' own shape (LLaDA, BERT), or pairs (Dream)."""
+    eos_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Ids that end an answer and belong to it; the first one fills what is behind, unless there are pad_ids."""
+    chat_template: bool | None = None
+    """Whether a prompt is one user message of the tokenizer's chat template, or raw text."""
+    pad_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Ids of padding behind an answer, in a cycle; a generated one ends the answer, without being part of it."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may be run."""
     frames: Positive = 1
     """Frames of a video; 1 for models of pictures."""
 
@@ -80,7 +108,7 @@ class Data(Section):
 
 
 class Sampler(Section):
-    """How noise becomes a sample in rollouts."""
+    """How noise, or masks, become a sample in rollouts."""
 
     steps: Annotated[int, Field(ge=2)] = 10
     kernel: Annotated[str, chosen_from(*KERNELS)] = "flow_sde"
@@ -118,6 +146,27 @@ class Sampler(Section):
     latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: Positive = 16
     """Network inputs per forward pass in rollouts."""
+    gen_length: Positive = 128
+    """Masked language models: tokens of an answer. The keys from here on are those of `samplers.masked.Decoding`."""
+    order: Annotated[str, chosen_from(*ORDERS)] = "low_confidence"
+    """Which masks are revealed first."""
+    remasking: Annotated[str, chosen_from(*REMASKINGS)] = "none"
+    schedule: Annotated[str, chosen_from(*MASK_SCHEDULES)] = "even"
+    """How the masks of a block spread over its steps."""
+    block_length: Positive | None = None
+    """Tokens of a block, decoded left to right; none is one block."""
+    temperature: NonNegative = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Positive | None = None
+    draw: Literal["gumbel", "inverse"] = "gumbel"
+    guidance: NonNegative = 0.0
+    """Unsupervised guidance; above 0 every step shows two canvases."""
+    threshold: Share | None = None
+    """Also reveal every mask of at least this confidence."""
+    entropy_bound: NonNegative | None = None
+    """Also reveal what this entropy in nats allows."""
+    stop_at_end: bool = True
+    """Stop a row once its end token is decided; what is behind becomes padding."""
 
 
 class Reward(Section):
@@ -185,6 +234,30 @@ class Objective(Section):
     beta: NonNegative = 0.0
     weight: Annotated[str, chosen_from(*WEIGHTS)] = "uniform"
     reduction: Literal[REDUCTIONS] = "mean"  # type: ignore[valid-type]
+    likelihood: Literal[LIKELIHOODS] = "gaussian"  # type: ignore[valid-type]
+    """gaussian: transitions of flow models. The others estimate that of a masked language model's answer."""
+    units: Literal["natural", "token", "sequence"] = "natural"
+    """What a ratio is of: natural is a token for one_step and coupled, a sequence for the ELBOs, a recorded step for
+    trajectory."""
+    prompt_mask: Share = 0.0
+    """Probability that a prompt token is hidden while scoring."""
+    mask_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    mask_high: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """coupled: range of the share of masked tokens."""
+    nodes: Positive = 3
+    """sdmc: Gauss-Legendre nodes."""
+    masks: Positive = 1
+    """sdmc: masks per node; espo: pairs of masks; uniform: random times."""
+    fresh_masks: bool = True
+    """Whether every inner epoch has masks of its own, or all share one draw."""
+    tail: Literal["clean", "masked"] = "clean"
+    """What the model sees behind an answer's end while scoring: the tokens there, or masks."""
+    train_steps: Positive = 8
+    """largest_steps: steps of each sample that are trained."""
+    step_weight: Literal[STEP_WEIGHTS] = "mean"  # type: ignore[valid-type]
+    """trajectory: weight of a step's log-probabilities."""
+    score_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits are divided by this while scoring."""
 
     @model_validator(mode="before")
     @classmethod
@@ -225,7 +298,7 @@ class Train(Section):
 
 
 class Eval(Section):
-    """What is measured before, during and after training, always by ODE."""
+    """What is measured before, during and after training: pictures by ODE, answers as `decoding` says."""
 
     prompts: dict[str, str] = Field(default={})
     """Name of the set -> prompt file or embedded set."""
@@ -233,6 +306,9 @@ class Eval(Section):
     every: Annotated[int, Field(ge=0)] = 0
     """Iterations between evaluations during training; 0 evaluates only before and after."""
     images_per_prompt: Positive = 1
+    """Samples per prompt, pictures or answers."""
+    decoding: dict[str, Any] = Field(default={"temperature": 0.0})
+    """Masked language models: keys of the section `sampler` that differ in evaluations."""
     steps: Positive = 20
     guidance_scale: NonNegative = 4.5
     """Guidance of the trained model; the base model is evaluated at base_guidance_scale."""
@@ -252,6 +328,10 @@ class Run(Section):
     images: Annotated[int, Field(ge=0)] = 16
     """Prompts whose pictures are drawn before, during and after training; 0 draws none."""
     images_every: Annotated[int, Field(ge=0)] = 0
+    guard_rails: dict[str, float] = Field(default={})
+    """Limits of `flowgrpo.guard_rails.RAILS` other than their own; 0 switches a rail off. Alarms are warnings."""
+    guard_window: Annotated[int, Field(ge=2)] = 10
+    """Iterations whose means the guard rails compare."""
     trackers: tuple[str, ...] = ()
     device: str = "auto"
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 ABSENT: Any = None  # typed as any tensor: a function only meets records that have the fields it declares with `reads`
 
+GAUSSIAN_FIELDS = frozenset({"log_prob", "std", "dt", "eps_gap", "old_gap", "ref_gap"})
+"""What Gaussian transitions give; `ref_gap` only with a reference."""
+TOKEN_FIELDS = frozenset({"log_prob", "old_log_prob", "ref_log_prob"})
+"""What tokens and views of text give; `ref_log_prob` only with a reference."""
+SEQUENCE_FIELDS = TOKEN_FIELDS | {"length"}
+"""What whole sequences of text give."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

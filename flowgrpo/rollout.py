@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,30 +10,15 @@ from torch import Tensor
 from flowgrpo.clock import Clock
 from flowgrpo.errors import RunError
 from flowgrpo.image_stats import image_statistics
+from flowgrpo.media import Collected
 from flowgrpo.planning import kernel_of, roots_per_group
 from flowgrpo.policy import Policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
-from flowgrpo.rewarding import RewardPool, Rewards
+from flowgrpo.rewarding import RewardPool
 from samplers import sample_flow
 from samplers.plans import Plan
 from samplers.rollout import FlowRollout, merge
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What one iteration drew.
-
-    rollout: every trained edge; prompts: one per group; group: prompt of each leaf [N]; rewards: of the N leaves;
-    statistics: guard-rail numbers of the pictures; forwards: network inputs evaluated while sampling.
-    """
-
-    rollout: FlowRollout
-    prompts: tuple[Prompt, ...]
-    group: Tensor
-    rewards: Rewards
-    statistics: dict[str, float]
-    forwards: int
 
 
 def noise_keys(recipe: Recipe, iteration: int, groups: Sequence[int]) -> list[tuple[int, ...]]:
@@ -87,8 +71,10 @@ def collect(
     rollout = merge(parts)
     with clock.stage("reward_wait"):
         rewards = pool.collect()
-    averages = {name: sum(part[name] for part in statistics) / len(statistics) for name in statistics[0]}
-    return Collected(rollout, tuple(prompts), _owners(rollout, recipe), rewards, averages, forwards)
+    averages = {f"image/{name}": sum(part[name] for part in statistics) / len(statistics) for name in statistics[0]}
+    leaves = len(rollout.sample_root)
+    owners = _owners(rollout, recipe)
+    return Collected(rollout, tuple(prompts), owners, rewards, averages, forwards, decodes=leaves, scored=leaves)
 
 
 def _owners(rollout: FlowRollout, recipe: Recipe) -> Tensor:

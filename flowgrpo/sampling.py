@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,19 +12,12 @@ from flowgrpo.devices import resolve_device
 from flowgrpo.policy import Policy, load_policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
+from flowgrpo.seeding import prompt_key
 from samplers import sample_flow
 from samplers.plans import Plan, Step
 
 SHOWN_FRAMES = 6
 """Frames of a video in its saved picture, at most."""
-SAMPLING = 2
-"""First number of every key here: keeps these draws apart from a run's rollouts of the same seed."""
-
-
-def prompt_key(seed: int, text: str, image: int) -> tuple[int, ...]:
-    """Noise key of the `image`-th picture of a prompt; the same in any file, subset or order of prompts."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return (SAMPLING, seed, int.from_bytes(digest, "little"), image)
 
 
 def ode_plan(sigmas: Sequence[float], solver: str = "euler") -> Plan:

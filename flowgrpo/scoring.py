@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import RunError, first_line
-from flowgrpo.evaluation import Row, score_pictures, summarise
+from flowgrpo.evaluation import Row, score_samples, summarise
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from reward_models import load
@@ -46,7 +46,7 @@ def score_files(
     lines: list[Row] = []
     for batch in _batches(files, recipe.eval.batch_size):
         owners = [prompts[i] for i, _ in batch]
-        rows = score_pictures(loaded, torch.stack([image for _, image in batch]), owners)
+        rows = score_samples(loaded, torch.stack([image for _, image in batch]), owners)
         lines += [
             {"file": files[i].name, "prompt": prompts[i].text, "scores": row}
             for (i, _), row in zip(batch, rows, strict=True)

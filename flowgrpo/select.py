@@ -199,6 +199,33 @@ def depth_window(
     return valid & ~((step >= pruned.start) & (step < pruned.stop))
 
 
+def largest_steps(
+    advantages: Tensor, valid: Tensor, *, step: Tensor, sample: Tensor, train_steps: int, **_: Any
+) -> Tensor:
+    """The steps of each sample whose advantage is furthest from 0; ties go to the earlier step.
+
+    Source: MDPO (arXiv 2508.13148), selection of train steps.
+
+    Args:
+        advantages: per unit.
+        valid: per unit, bool.
+        step: per unit, number of its sampling step.
+        sample: per unit, number of its sample.
+        train_steps: steps per sample, >= 1.
+        **_: ignored.
+
+    Returns:
+        Tensor: bool, shape of valid.
+    """
+    members: dict[int, list[tuple[float, int, int]]] = defaultdict(list)
+    units = zip(*(part.flatten().tolist() for part in (sample, advantages, step, valid)), strict=True)
+    for position, (owner, advantage, number, usable) in enumerate(units):
+        if usable:
+            members[owner].append((-abs(advantage), number, position))
+    kept = {position for held in members.values() for _, _, position in sorted(held)[:train_steps]}
+    return valid.new_tensor([position in kept for position in range(valid.numel())]).reshape(valid.shape)
+
+
 def pruned_steps(
     iteration: int,
     *,
@@ -275,4 +302,5 @@ SELECTIONS: dict[str, Callable[..., Tensor]] = {
     "parent_top1": parent_top1,
     "extreme": extreme,
     "depth_window": depth_window,
+    "largest_steps": largest_steps,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,26 @@ from torch import Tensor
 from flowgrpo import ema
 from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
 from flowgrpo.clock import Clock
-from flowgrpo.devices import refuse_several_processes, resolve_device
+from flowgrpo.devices import refuse_several_processes
 from flowgrpo.errors import CheckpointError
+from flowgrpo.guard_rails import new_alarms, watch_of
 from flowgrpo.judging import Judge
-from flowgrpo.likelihood_flow import FIELDS
+from flowgrpo.likelihoods import likelihood_of
+from flowgrpo.media import Collected, Work, load_medium
 from flowgrpo.objective import check_requirements, clip_warning, resolve_objective
 from flowgrpo.parity import gap_problem, refuse
-from flowgrpo.planning import kernel_of, plan_for, roots_per_group
-from flowgrpo.policy import Policy, load_policy
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, prompts_for
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_loading import recipe_hash, write_recipe
 from flowgrpo.rewarding import RewardPool
-from flowgrpo.rollout import Collected, collect
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
 from flowgrpo.trackers import Trackers
-from flowgrpo.tree_record import tree_row
-from flowgrpo.units import reward_metrics, shuffled, units_of
-from flowgrpo.update import Learner, Work
-from reward_models.comparisons import win_matrix
-from samplers.plans import Plan
-from samplers.rollout import step_distribution
+from flowgrpo.units import reward_metrics
+from flowgrpo.update import Learner
+from reward_models.cost import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +71,16 @@ class Trainer:
         self.progress = progress or Progress.silent()
         self.folder = RunFolder(Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed)))
         self.objective = resolve_objective(recipe.objective)
-        check_requirements(recipe.objective, FIELDS, "flow")
+        likelihood = likelihood_of(recipe)
+        check_requirements(recipe.objective, likelihood.fields, likelihood.title)
         self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
-        device = resolve_device(recipe.run.device)
-        self.policy: Policy = load_policy(recipe.model, device=device, seed=recipe.train.seed)
-        self.pool = RewardPool.from_recipe(recipe.reward, device=str(device))
+        self.medium = load_medium(recipe)
+        self.policy = self.medium.policy
+        self.pool = RewardPool.from_recipe(recipe.reward, device=str(self.policy.device))
         self.learner = Learner(self.policy, recipe, self.objective, self._optimizer(), self._average())
         self.judge = Judge.from_recipe(
-            recipe, self.policy, self.folder, self.progress, self.learner.average, self.prompts
+            recipe, self.medium, self.folder, self.progress, self.learner.average, self.prompts
         )
-        self.sigmas = self.policy.sigmas(recipe.sampler.steps, grid=recipe.sampler.grid, shift=recipe.sampler.shift)
         self.iteration = 0
         self.seconds = 0.0
         self.clock = Clock()
@@ -122,13 +118,14 @@ class Trainer:
             self.folder.event("warning", f"{', '.join(keys)}: {caution}")
         texts = [prompt.text for prompt in (*self.prompts, *self.judge.all_prompts())]
         self.progress.say(f"encoding {len(set(texts))} prompts")
-        self.policy.encode(list(dict.fromkeys(texts)))
-        self.policy.drop_encoders()
+        self.medium.prepare(list(dict.fromkeys(texts)))
         if not resumed:
             self.judge.before()
 
     def _loop(self, flag: SignalFlag, trackers: Trackers) -> str:
-        rewards = [row["reward/mean"] for row in read_jsonl(self.folder.metrics)]
+        rows = read_jsonl(self.folder.metrics)
+        rewards = [row["reward/mean"] for row in rows]
+        watch = watch_of(self.recipe, self.pool.scorers)
         first = self.iteration + 1
         while True:
             reason = reason_to_stop(self.recipe.train, iteration=self.iteration, seconds=self.seconds, rewards=rewards)
@@ -137,7 +134,11 @@ class Trainer:
                 return reason
             flag.leave_if_set()
             row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
+            rows.append(row)
             rewards.append(row["reward/mean"])
+            for alarm in new_alarms(rows, watch):
+                self.folder.event("warning", alarm.message)
+                self.progress.say(f"warning: {alarm.message}")
             trackers.log(row)
             # Judged before saved: whoever is killed in between repeats the iteration and misses no evaluation.
             self.judge.during(self.iteration)
@@ -149,101 +150,52 @@ class Trainer:
     ) -> dict[str, Any]:
         """One iteration: sample, score, credit, update, record; its row of metrics.jsonl."""
         self.clock.take()
-        plan = plan_for(self.recipe, self.sigmas, number)
         scored = self.pool.seconds
 
         def between(done: int, total: int) -> None:
             self.progress.stage(number, "sampling", done, total)
             leave_if_asked()
 
-        collected = collect(
-            self.policy,
-            self.recipe,
-            plan,
-            self._prompts(number),
-            self.pool,
-            iteration=number,
-            clock=self.clock,
-            between=between,
+        collected = self.medium.collect(
+            self._prompts(number), self.pool, iteration=number, clock=self.clock, between=between
         )
         self.progress.stage(number, "training", 0, 0)
-        work = self._credit(collected, plan, number)
+        work = self.medium.work(collected, self.objective, number)
         if check_parity:
-            refuse(self.learner.parity_problem(work), self.recipe, self.folder)
+            refuse(self.learner.parity_problem(work, number), self.recipe, self.folder)
         learned = self.learner.learn(work, iteration=number, clock=self.clock)
         row = {"iteration": number, **self._facts(collected, work), **learned}
         if check_parity:
             refuse(gap_problem(self.recipe, row), self.recipe, self.folder)
         if number == 1 or number % self.recipe.run.checkpoint_every == 0:
-            self._draw_trees(collected, work, number)
+            self.medium.record(self.folder, collected, work, number)
         stages = self.clock.take()
         self.iteration, self.seconds = number, self.seconds + stages["total"]
-        self._record(row, {**stages, "scoring": self.pool.seconds - scored})
+        self._record(row, {**stages, "scoring": self.pool.seconds - scored}, collected.rewards.cost)
         return row
 
-    def _credit(self, collected: Collected, plan: Plan, number: int) -> Work:
-        train, rewards = self.recipe.train, collected.rewards
-        if train.shuffle_rewards:
-            rewards = shuffled(rewards, seed=train.seed, iteration=number)
-        units = units_of(self.objective, self.recipe, collected.rollout, collected.group, rewards, number)
-        conditioning = self.policy.encode([prompt.text for prompt in collected.prompts])
-        roots = torch.arange(int(collected.rollout.input_root.max()) + 1)
-        groups = roots // roots_per_group(self.recipe)
-        return Work(collected.rollout, conditioning, groups, units, self._trained_std(plan))
-
     def _facts(self, collected: Collected, work: Work) -> dict[str, Any]:
-        samples = len(collected.rollout.sample_root)
         return {
-            "samples": samples,
+            "samples": len(collected.group),
             **reward_metrics(self.recipe, collected.rewards, collected.group),
-            "advantage/abs_mean": work.units.advantages.abs().mean().item(),
-            "units/kept": int(work.units.keep.sum()),
-            **{f"image/{name}": value for name, value in collected.statistics.items()},
+            "advantage/abs_mean": work.advantages.abs().mean().item(),
+            "units/kept": int(work.keep.sum()),
+            **collected.statistics,
             "forwards/sampling": collected.forwards,
-            "decodes": samples,
-            "scored": samples,
+            "decodes": collected.decodes,
+            "scored": collected.scored,
         }
-
-    def _draw_trees(self, collected: Collected, work: Work, number: int) -> None:
-        """The first prompt's tree and, of pairwise scorers, its win matrix, for the report."""
-        rewards, per_group = collected.rewards, roots_per_group(self.recipe)
-        row = tree_row(
-            collected.rollout,
-            rewards.total(self.recipe.reward.names),
-            work.units.advantages,
-            work.units.keep,
-            group=0,
-            roots=range(per_group),
-            prompt=collected.prompts[0].text,
-            iteration=number,
-        )
-        append_jsonl(self.folder.trees, [row])
-        members = (collected.group == 0).nonzero().flatten().tolist()
-        facts = {"iteration": number, "prompt": collected.prompts[0].text}
-        append_jsonl(
-            self.folder.matrices,
-            [
-                {**facts, "scorer": name, "matrix": win_matrix(held, members)}
-                for name, held in rewards.comparisons.items()
-            ],
-        )
-
-    def _trained_std(self, plan: Plan) -> Tensor:
-        steps = torch.tensor([i for i, step in enumerate(plan.steps) if step.trained])
-        nothing = torch.zeros(len(steps), 1)
-        return step_distribution(
-            kernel_of(self.recipe), nothing, nothing, plan, steps, self.recipe.sampler.eta
-        ).std.flatten()
 
     def _prompts(self, number: int) -> list[Prompt]:
         train = self.recipe.train
         chosen = prompts_for(number, seed=train.seed, count=train.prompts_per_iteration, size=len(self.prompts))
         return [self.prompts[index] for index in chosen]
 
-    def _record(self, row: Mapping[str, Any], stages: Mapping[str, float]) -> None:
+    def _record(self, row: Mapping[str, Any], stages: Mapping[str, float], costs: Mapping[str, Cost]) -> None:
         append_jsonl(self.folder.metrics, [row])
         times = {f"time/{name}": seconds for name, seconds in stages.items()}
-        append_jsonl(self.folder.timing, [{"iteration": self.iteration, "seconds": self.seconds, **times}])
+        spent = {f"cost/{name}/{key}": value for name, cost in costs.items() for key, value in asdict(cost).items()}
+        append_jsonl(self.folder.timing, [{"iteration": self.iteration, "seconds": self.seconds, **times, **spent}])
         self.progress.iteration(row, seconds=self.seconds, train=self.recipe.train)
 
     def _optimizer(self) -> torch.optim.Optimizer:

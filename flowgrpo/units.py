@@ -43,9 +43,14 @@ def leaf_edge_pairs(rollout: FlowRollout) -> tuple[Tensor, Tensor]:
     return first.repeat_interleave(counts) + within, edge_of
 
 
+def shuffle_order(seed: int, iteration: int, size: int) -> Tensor:
+    """Which sample each one takes its reward from in the control experiment, int64 [size]."""
+    return permutation((seed, iteration, SHUFFLE), size)
+
+
 def shuffled(rewards: Rewards, *, seed: int, iteration: int) -> Rewards:
     """The control experiment: every reward goes to another sample, drawn by (seed, iteration)."""
-    order = permutation((seed, iteration, SHUFFLE), len(rewards.valid))
+    order = shuffle_order(seed, iteration, len(rewards.valid))
     scores = {name: values[order] for name, values in rewards.scores.items()}
     return Rewards(scores, rewards.valid[order], rewards.components, rewards.errors)
 

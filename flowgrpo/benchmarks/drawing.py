@@ -14,7 +14,8 @@ from flowgrpo.errors import UsageError
 from flowgrpo.policy import Policy
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import write_atomically
-from flowgrpo.sampling import SAMPLING, draw_in_batches, save_png
+from flowgrpo.sampling import draw_in_batches, save_png
+from flowgrpo.seeding import SAMPLING
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SETTINGS = "pictures.json"

@@ -105,7 +105,7 @@ def test_forwards_equal_the_plans_cost(make_recipe: Make, noise: str, solver: st
     )
     row = trainer.iterate(1)
     trainer.pool.abandon()
-    plan = plan_for(recipe, trainer.sigmas, 1)
+    plan = plan_for(recipe, trainer.medium.sigmas, 1)
     price = cost(plan, recipe.train.prompts_per_iteration * roots_per_group(recipe))
     assert (row["forwards/sampling"], row["forwards/trained"]) == (price.forwards, price.trained_forwards)
     assert seen["rows"] == price.forwards + price.trained_forwards
