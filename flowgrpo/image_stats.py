@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+LEVELS = 8
+"""Bins per colour channel."""
+
 
 def image_statistics(images: Tensor, group: Tensor) -> dict[str, float]:
-    """Batch means of four properties of pictures.
+    """Batch means of six properties of pictures.
 
     Args:
         images: [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], of which frames of one time are compared.
@@ -15,7 +20,9 @@ def image_statistics(images: Tensor, group: Tensor) -> dict[str, float]:
 
     Returns:
         brightness (mean value), saturation (mean of max - min over channels), edges (mean absolute difference of
-        neighbours), diversity (root mean square distance of a picture to its group's mean picture); all in [0, 1].
+        neighbours), sharpness (mean absolute difference of a pixel and the mean of its four neighbours),
+        colour_entropy (entropy of a picture's colours in bins, 1 where all are equally frequent), diversity (root mean
+        square distance of a picture to its group's mean picture); all in [0, 1].
     """
     if images.ndim == 5:
         frames = images.shape[1]
@@ -33,5 +40,31 @@ def image_statistics(images: Tensor, group: Tensor) -> dict[str, float]:
         "brightness": images.mean().item(),
         "saturation": saturation.mean().item(),
         "edges": ((across + down) / 2).item(),
+        "sharpness": _laplacian(images).abs().mean().item(),
+        "colour_entropy": colour_entropy(images).mean().item(),
         "diversity": spread.item(),
     }
+
+
+def colour_entropy(images: Tensor) -> Tensor:
+    """How many colours a picture has, and how evenly.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+
+    Returns:
+        [N] in [0, 1]: entropy of the histogram over 8 levels of each channel, in units of the log of the bins' number.
+    """
+    levels = (images * LEVELS).long().clamp(0, LEVELS - 1)
+    colours = (levels[:, 0] * LEVELS + levels[:, 1]) * LEVELS + levels[:, 2]
+    bins = LEVELS**3
+    offset = torch.arange(len(images), device=images.device).view(-1, 1, 1) * bins
+    counts = torch.bincount((colours + offset).flatten(), minlength=len(images) * bins).view(-1, bins)
+    return torch.special.entr(counts / counts.sum(1, keepdim=True)).sum(1) / math.log(bins)
+
+
+def _laplacian(images: Tensor) -> Tensor:
+    """Each inner pixel minus the mean of its four neighbours [N, 3, H - 2, W - 2]."""
+    inner = images[..., 1:-1, 1:-1]
+    sides = images[..., :-2, 1:-1] + images[..., 2:, 1:-1] + images[..., 1:-1, :-2] + images[..., 1:-1, 2:]
+    return inner - sides / 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from flowgrpo.errors import did_you_mean
+from flowgrpo.guard_rails import RAILS
 from flowgrpo.planning import leaves_per_root, roots_per_group, window_range
 from flowgrpo.recipe import Recipe
 
@@ -140,6 +141,15 @@ def _scores(recipe: Recipe) -> Iterator[Finding]:
             yield ("reward.options",), f"{unused}{did_you_mean(name, sorted(used))}"
 
 
+def _guard_rails(recipe: Recipe) -> Iterator[Finding]:
+    for name, limit in recipe.run.guard_rails.items():
+        if name not in RAILS:
+            known = ", ".join(RAILS)
+            yield ("run.guard_rails",), f"there is no guard rail {name!r}{did_you_mean(name, RAILS)} (rails: {known})"
+        elif limit < 0:
+            yield ("run.guard_rails",), f"the limit of {name} is {limit:g}; right would be 0 (off) or more"
+
+
 def _size(recipe: Recipe) -> Iterator[Finding]:
     for key in ("height", "width"):
         size = getattr(recipe.model, key)
@@ -212,6 +222,7 @@ FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _penalty,
     _guidance,
     _scores,
+    _guard_rails,
     _size,
     _betas,
     _run_dir,

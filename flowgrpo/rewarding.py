@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowgrpo.errors import RunError
 from flowgrpo.recipe import Reward
-from reward_models import Comparison, Scorer, ScorerError, Scores, load
+from reward_models import Comparison, Cost, Scorer, ScorerError, Scores, load
 from reward_models.scores import concatenate
 
 SHOWN_ERRORS = 3
@@ -28,7 +28,8 @@ class Rewards:
 
     scores: scorer -> [N] float64; valid: [N], True where every scorer of non-zero weight gave a number;
     components: "scorer.component" -> [N]; errors: sample -> message; comparisons: pairwise scorer -> every comparison
-    that it made, by sample positions (`reward_models.win_matrix` makes one group's table of them).
+    that it made, by sample positions (`reward_models.win_matrix` makes one group's table of them); cost: scorer ->
+    requests, tokens and price, of those that have any.
     """
 
     scores: dict[str, Tensor]
@@ -36,6 +37,7 @@ class Rewards:
     components: dict[str, Tensor]
     errors: dict[int, str]
     comparisons: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
+    cost: dict[str, Cost] = field(default_factory=dict)
 
     def total(self, weights: Mapping[str, float]) -> Tensor:
         """Weighted sum of the scorers that are trained on [N], NaN where one of them gave no number."""
@@ -140,7 +142,9 @@ class RewardPool:
         errors = {i: f"{name}: {text}" for name, part in scores.items() for i, text in part.errors.items()}
         components = {f"{name}.{key}": value for name, part in scores.items() for key, value in part.components.items()}
         comparisons = {name: part.comparisons for name, part in scores.items() if part.comparisons}
-        return Rewards({name: part.scores for name, part in scores.items()}, valid, components, errors, comparisons)
+        cost = {name: part.cost for name, part in scores.items() if part.cost}
+        numbers = {name: part.scores for name, part in scores.items()}
+        return Rewards(numbers, valid, components, errors, comparisons, cost)
 
     def _refuse_too_many_failures(self, rewards: Rewards) -> None:
         share, allowed = rewards.invalid_share, self.section.max_invalid_share
