@@ -67,9 +67,8 @@ def test_pictures_that_glare() -> None:
 def test_a_loss_says_whether_the_reward_rose() -> None:
     held = rows(image_edges=[0.2] * W + [0.05] * W, clip=[*noisy(0.1, W, 0), *noisy(0.5, W, 1)])
     (alarm,) = alarms(held, WATCH)
-    assert alarm.message == (
-        "guard rail edges: image/edges fell by 75% since the first 4 iterations (0.2 to 0.05, limit 40%) while clip rose"
-    )
+    moved = "image/edges fell by 75% since the first 4 iterations (0.2 to 0.05, limit 40%)"
+    assert alarm.message == f"guard rail edges: {moved} while clip rose"
 
 
 def test_groups_and_judgements() -> None:
@@ -96,7 +95,7 @@ def test_a_monitor_that_falls_while_the_reward_rises() -> None:
     assert "gold, which is not trained on, got worse while clip, which is trained on, got better" in alarm.message
     assert f"up to iteration {2 * W} " in alarm.message
     assert not alarms(rows(gold=gold, clip=[0.2] * 3 * W), WATCH), "nothing was gained by it"
-    assert not alarms(rows(gold=clip, clip=gold), replace(WATCH, trained={"gold": 1.0}, monitors={"clip": 1.0}))
+    assert not alarms(rows(gold=clip, clip=gold), WATCH), "it rises while what is trained on falls"
 
 
 def test_directions() -> None:
