@@ -31,6 +31,7 @@ SCORERS: dict[str, str] = {
     "task": "reward_models.text_scorer:task",
     "task_strict": "reward_models.text_scorer:task_strict",
     "answer_format": "reward_models.text_scorer:answer_format",
+    "code": "reward_models.text_scorer:code",
     "code_format": "reward_models.text_scorer:code_block",
     "d1": "reward_models.text_scorer:d1_reward",
     "unifiedreward": "reward_models.http.judges:unifiedreward",
@@ -49,7 +50,7 @@ PAIRWISE = frozenset({"preference", "unifiedreward_pair", "unifiedreward_think",
 GROUPWISE = frozenset({"clip_diversity"})
 """Those that look at the pictures of a group all at once."""
 
-TEXT = frozenset({"task", "task_strict", "answer_format", "code_format", "d1"})
+TEXT = frozenset({"task", "task_strict", "answer_format", "code", "code_format", "d1"})
 """Those that read texts and know no pictures: a `TextScorer` each."""
 
 

@@ -16,7 +16,6 @@ import json
 import operator
 import os
 import platform
-import resource
 import struct
 import sys
 import sysconfig
@@ -86,6 +85,8 @@ def lock(limits: dict[str, int], *, confine_files: bool = True) -> None:
     Raises:
         LockError: the system lacks a part of it, or what should be forbidden still works.
     """
+    import resource  # not on every system, and the scorers beside this one must still load there
+
     libc = ctypes.CDLL(None, use_errno=True)
     for name, limit in {"CORE": 0, **limits}.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))

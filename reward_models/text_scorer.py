@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from reward_models import tasks
+from reward_models import sandbox, sandbox_child, tasks
 from reward_models.batching import call_in_slices
 from reward_models.comparisons import Seed
+from reward_models.sandbox import Limits
 from reward_models.scorer import Card, Metadata
 from reward_models.scores import ScorerError, Scores, as_scores, with_components
 from reward_models.tasks import (
@@ -27,6 +29,7 @@ from reward_models.tasks import (
     sudoku,
     verify,
 )
+from reward_models.tasks import code as code_task
 from reward_models.weights import source_version
 
 Row = Mapping[str, Any]
@@ -102,6 +105,28 @@ def code_block(*, device: str = "cpu") -> TextScorer:
     return _scorer("code_format", lambda text, row: {"score": code_format.code_format_reward(text)}, (0.0, 1.0))
 
 
+def code(
+    *,
+    device: str = "cpu",
+    seconds: float = 5.0,
+    memory_mb: int = 512,
+    workers: int = 2,
+    confine_files: bool = True,
+) -> TextScorer:
+    """Share of the metadata's "test_cases" that the text's Python block passes in the sandbox; component "strict".
+
+    Args:
+        device: Ignored.
+        seconds: Wall time of each case.
+        memory_mb: Memory of each process, in MiB.
+        workers: Cases at a time.
+        confine_files: False also runs on kernels without Landlock, where code can read what the user can read.
+    """
+    limits = Limits(seconds=seconds, memory_mb=memory_mb, confine_files=confine_files)
+    judge = partial(code_task.code_reward, limits=limits, workers=workers)
+    return _scorer("code", judge, (0.0, 1.0), ("strict",), (code_task, sandbox, sandbox_child))
+
+
 def d1_reward(*, device: str = "cpu") -> TextScorer:
     """The sum of d1's published rewards (arXiv 2504.12216) of the problem that the metadata's "task" names.
 
@@ -133,8 +158,14 @@ def _by_credit(score: str, other: str) -> Judge:
     return judge
 
 
-def _scorer(name: str, judge: Judge, bounds: tuple[float, float], components: tuple[str, ...] = ()) -> TextScorer:
-    sources = (tasks, answers, arithmetic, code_format, countdown, d1, expressions, maths, problems, sudoku)
+def _scorer(
+    name: str,
+    judge: Judge,
+    bounds: tuple[float, float],
+    components: tuple[str, ...] = (),
+    further: tuple[ModuleType, ...] = (),
+) -> TextScorer:
+    sources = (tasks, answers, arithmetic, code_format, countdown, d1, expressions, maths, problems, sudoku, *further)
     return TextScorer(
         name=name,
         version=source_version(*sources, further=name),
