@@ -23,6 +23,8 @@ BACKWARD = 2.0
 """A backward pass costs two forwards; recomputing activations costs one more."""
 ACTIVATIONS_PER_TOKEN = 34
 """Values of a transformer block kept for the backward pass, per token and channel (attention weights not stored)."""
+REHEARSED_DTYPE = "bfloat16"
+"""Dtype of the rows of the table of rehearsals."""
 ADAM_STATE = 16
 """Bytes per trained parameter: float32 weight, gradient and two moments."""
 
@@ -103,21 +105,33 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) ->
     size = BYTES[model.dtype]
     doubled = counts.trained_rows / max(1, counts.trained)
     rows = recipe.train.micro_batch_size * doubled
-    tokens = facts.image_tokens(model.height, model.width, model.frames)
-    per_block = rows * tokens * facts.width * size
-    # With checkpointing only the input of each block is kept, and one block is recomputed at a time.
-    kept = (
-        facts.layers + ACTIVATIONS_PER_TOKEN if model.gradient_checkpointing else facts.layers * ACTIVATIONS_PER_TOKEN
-    )
     full = model.adapter == "full"
     copies = (recipe.train.ema_decay is not None) + (full and counts.reference > 0)
     latents = counts.samples * (recipe.sampler.steps + 1) * _latent_values(recipe, facts)
     return {
         "frozen weights": size * ((0 if full else facts.network_parameters) + facts.parameters.get("vae", 0)),
         "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * copies),
-        "activations of one micro-batch": per_block * kept,
+        "activations of one micro-batch": rows * activations_per_row(facts, model),
         "stored trajectories": latents * BYTES[recipe.sampler.latent_dtype],
     }
+
+
+def activations_per_row(facts: ModelFacts, model: Model) -> float:
+    """Bytes that one row of a micro-batch keeps for the backward pass.
+
+    Of a model that was rehearsed at its real size, what its backward pass held at most there, by tokens and dtype; of
+    others, values per block by rule of thumb. With checkpointing only the input of each block is kept, and one block is
+    recomputed at a time.
+    """
+    tokens, size = facts.image_tokens(model.height, model.width, model.frames), BYTES[model.dtype]
+    seen = facts.rehearsed
+    if seen is not None:
+        doubled = 2 if facts.negative_branch and seen["size"]["guidance_scale"] > 1 else 1
+        held = seen["bytes"]["checkpointed" if model.gradient_checkpointing else "training"]
+        return held / doubled * (tokens / seen["tokens"]) * (size / BYTES[REHEARSED_DTYPE])
+    blocks = facts.layers * (1 if model.gradient_checkpointing else ACTIVATIONS_PER_TOKEN)
+    recomputed = ACTIVATIONS_PER_TOKEN if model.gradient_checkpointing else 0
+    return tokens * facts.width * size * (blocks + recomputed)
 
 
 def _latent_values(recipe: Recipe, facts: ModelFacts) -> int:

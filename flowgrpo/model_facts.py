@@ -7,7 +7,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from flowgrpo.assets import asset, is_embedded
 from flowgrpo.policies.facts import FACTS, FamilyFacts, Sizes
 
 HEADER_LIMIT = 100_000_000
+REHEARSALS = "benchmarks/real_dimensions.json"
+"""What models of real size cost, as `scripts/check_real_dimensions.py` found it."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,13 +25,15 @@ Shapes = dict[str, tuple[int, ...]]
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """A pipeline on disk. `parameters` are by component, `configs` holds each component's JSON, `index` the pipeline's;
-    `transformer_shapes` are of all its transformers."""
+    `transformer_shapes` are of all its transformers; `rehearsed` is its row of the table `REHEARSALS`, None where that
+    has no such model."""
 
     pipeline: str
     parameters: dict[str, int]
     configs: dict[str, dict[str, Any]]
     transformer_shapes: Shapes
     index: dict[str, Any] = field(default_factory=dict)
+    rehearsed: dict[str, Any] | None = None
 
     @property
     def family(self) -> FamilyFacts:
@@ -73,6 +77,8 @@ class ModelFacts:
 
     def adapter_parameters(self, rank: int, targets: tuple[str, ...] | None) -> int:
         """Parameters of a LoRA of `rank`: rank times the sum of both sides of every adapted matrix."""
+        if self.rehearsed is not None and not self.transformer_shapes:
+            return rank * int(self.rehearsed["adapter"]["sides"])
         endings = tuple(f".{target}" for target in targets or self.family.lora_targets)
         return sum(
             rank * sum(shape) for name, shape in self.transformer_shapes.items() if _adapted(name, shape, endings)
@@ -113,7 +119,26 @@ def read_model(folder: Path) -> ModelFacts:
         if component.startswith("transformer")
         for name, shape in held.items()
     }
-    return ModelFacts(str(index.get("_class_name", "")), parameters, configs, networks, index)
+    facts = ModelFacts(str(index.get("_class_name", "")), parameters, configs, networks, index)
+    return replace(facts, rehearsed=next((row for row in _rehearsals() if _same(row, facts)), None))
+
+
+def known_model(path: str) -> ModelFacts | None:
+    """Facts of a hub model that is not on this disk, from the table of rehearsals; None where it is not in it."""
+    row = next((row for row in _rehearsals() if path in row["hub"]), None)
+    if row is None:
+        return None
+    return ModelFacts(row["pipeline"], row["parameters"], row["configs"], {}, row["options"], row)
+
+
+def _rehearsals() -> list[dict[str, Any]]:
+    """Rows of `scripts/check_real_dimensions.py`, or none where the installation has no such table."""
+    return list(_json(asset(REHEARSALS)).values()) if is_embedded(REHEARSALS) else []
+
+
+def _same(row: dict[str, Any], facts: ModelFacts) -> bool:
+    networks = sum(count for name, count in row["parameters"].items() if name.startswith("transformer"))
+    return row["pipeline"] == facts.pipeline and networks == facts.network_parameters
 
 
 def _adapted(name: str, shape: tuple[int, ...], endings: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo import __version__
-from flowgrpo.cli import bench, check, cite, env, evaluate, report, sample, score, serve, train
+from flowgrpo.cli import bench, check, cite, env, evaluate, models, report, sample, score, serve, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
 from flowgrpo.cli.warning_lines import warnings_as_lines
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "serve": serve,
     "check": check,
     "report": report,
+    "models": models,
     "cite": cite,
     "env": env,
 }

@@ -11,6 +11,7 @@ from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
 from flowgrpo.geometry import TRAINED_COST, Geometry, flow_grpo_price, geometry, price
+from flowgrpo.model_facts import known_model
 from flowgrpo.preflight import Preflight, preflight
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import DEFAULT, LoadedRecipe, load_recipe, recipe_hash, recipe_values
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     loaded = load_recipe(options.recipe, overrides)
     found = preflight(loaded.recipe, loaded.origins)
+    found.model = found.model or known_model(loaded.recipe.model.path)
     counts = geometry(loaded.recipe, negative_branch=found.model is None or found.model.negative_branch)
     print("\n\n".join(page(loaded, found, counts)))
     for problem in found.problems:

@@ -41,12 +41,21 @@ def _explicit(steps: int, shift: _Shift) -> tuple[float, ...]:
     )
 
 
-def _multistep(steps: int, shift: _Shift) -> tuple[float, ...]:
-    """The flow levels of the UniPC and DPM-Solver schedulers: T + 1 equal spaces from 1 to 1/1000, shifted once, the
-    last of them replaced by 0. Those schedulers start just below 1, where stochastic steps are singular; latents that
-    are pure noise are at 1, so that is where ours start."""
-    spaced = tuple(1.0 - i * (1 - 1 / TRAINED_LEVELS) / steps for i in range(steps))
-    return flow_match_sigmas(sigmas=spaced, shift=shift.static)
+def _unipc(steps: int, shift: _Shift) -> tuple[float, ...]:
+    """The flow levels of the UniPC scheduler: T + 1 equal spaces from 1 to 1/1000, the last one replaced by 0."""
+    return _multistep(1.0, steps, shift)
+
+
+def _dpm_solver(steps: int, shift: _Shift) -> tuple[float, ...]:
+    """The flow levels of the DPM-Solver scheduler: the same spaces from 1 - 1/1000 on."""
+    return _multistep(1 - 1 / TRAINED_LEVELS, steps, shift)
+
+
+def _multistep(top: float, steps: int, shift: _Shift) -> tuple[float, ...]:
+    """Equal spaces of (1 - 1/1000) / T below `top`, shifted once. Both schedulers start just below 1, where stochastic
+    steps are singular; latents that are pure noise are at 1, so that is where ours start."""
+    below = tuple(top - i * (1 - 1 / TRAINED_LEVELS) / steps for i in range(1, steps))
+    return flow_match_sigmas(sigmas=(1.0, *below), shift=shift.static)
 
 
 def _dance(steps: int, shift: _Shift) -> tuple[float, ...]:
@@ -66,7 +75,7 @@ GRIDS: dict[str, Callable[[int, _Shift], tuple[float, ...]]] = {
 def _stock(config: Mapping[str, Any], family: Family) -> Callable[[int, _Shift], tuple[float, ...]]:
     """The grid that the stock pipeline makes with a scheduler of this config."""
     if "flow_shift" in config:
-        return _multistep
+        return _dpm_solver if "algorithm_type" in config else _unipc
     return _explicit if family.explicit_sigmas else _implicit
 
 

@@ -29,6 +29,11 @@ PROMPTS = ["a red cat", "dog"]
 NO_NEGATIVE_PROMPT = ("flux", "flux_2")
 """Their stock pipelines take none: FLUX.1 has no negative branch, FLUX.2's is always empty."""
 LORA = {"lora_rank": 2, "lora_alpha": 6}
+LAST_JOINT_BLOCK = {
+    "sd3": "transformer_blocks.1.",
+    "flux": "transformer_blocks.0.",
+    "qwen_image": "transformer_blocks.1.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +164,7 @@ def test_gradient_reaches_every_trained_parameter(section_of, kind):
     policy.velocity(x, torch.tensor([0.9, 0.2]), cond, guidance_scale=2.0).square().mean().backward()
     # The text of a last joint block goes nowhere, so its query and its last layers have no influence.
     idle = [name for name, held in policy.trainable().items() if held.grad is None or not held.grad.any()]
-    last = {"flux": "transformer_blocks.0.", "qwen_image": "transformer_blocks.1."}.get(kind, "no such layer")
+    last = LAST_JOINT_BLOCK.get(kind, "none")
     late = ("add_q_proj", "to_add_out", "ff_context", "txt_mlp")
     assert [name for name in idle if not (last in name and any(part in name for part in late))] == []
     with policy.reference(), torch.no_grad():

@@ -9,9 +9,9 @@ import torch
 from sampler_toys import latents
 
 from samplers import KERNELS, Gaussian, resolve_kernel
-from samplers.kernels import cps, dance_sde, euler, flow_sde
+from samplers.kernels import cps, dance_sde, euler, flow_sde, wan_sde
 
-STOCHASTIC = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8}
+STOCHASTIC = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8, "wan_sde": 1.0}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -25,12 +25,15 @@ def test_hand_worked_steps() -> None:
     flow_sde, eta 0.6: g^2 = 0.36 * 0.5 / 0.5 = 0.36;
         mean = 2 (1 - 0.36 * 0.1 / 1) + 1 (1 + 0.36 * 0.5 / 1) (-0.1) = 1.928 - 0.118 = 1.81; std = 0.6 sqrt(0.1)
     dance_sde, eta 0.3: score = -(2 - 0.5 * 1.5) / 0.25 = -5; mean = 2 - 0.1 + 0.5 * 0.09 * (-5) * 0.1 = 1.8775
+    wan_sde, eta 1, sigma_max 0.9: g = 0.45; mean = 2 (1 - 0.2025 * 0.1 / 1) - 0.1 (1 + 0.2025 * 0.5 / 1) = 1.849375
     cps, eta 1/3: std = 0.4 sin(30 deg) = 0.2; mean = 0.6 * 1.5 + 0.4 cos(30 deg) 2.5 = 0.9 + sqrt(0.75)
     """
     got = flow_sde(one(2), one(1), 0.5, 0.4, 0.6, 0.9)
     assert (got.mean.item(), got.std.item()) == pytest.approx((1.81, 0.6 * math.sqrt(0.1)), rel=1e-12)
     got = dance_sde(one(2), one(1), 0.5, 0.4, 0.3)
     assert (got.mean.item(), got.std.item()) == pytest.approx((1.8775, 0.3 * math.sqrt(0.1)), rel=1e-12)
+    got = wan_sde(one(2), one(1), 0.5, 0.4, 1.0, 0.9)
+    assert (got.mean.item(), got.std.item()) == pytest.approx((1.849375, 0.45 * math.sqrt(0.1)), rel=1e-12)
     got = cps(one(2), one(1), 0.5, 0.4, 1 / 3)
     assert (got.mean.item(), got.std.item()) == pytest.approx((0.9 + math.sqrt(0.75), 0.2), rel=1e-12)
     got = euler(one(2), one(1), 0.5, 0.4)
