@@ -1,4 +1,4 @@
-"""Pictures and captions for tiny-sd3: rendered scenes, half of them with one wrong attribute in the caption."""
+"""Pictures and captions for tiny-sd3, and what web data do to them: wrong captions, and objects that none mentions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from reward_models.shapes import COLORS, RELATIONS, SHAPES, Item, Scene, caption, render, sample_scene
+from reward_models.shapes import (
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    Item,
+    Scene,
+    add_object,
+    caption,
+    draw,
+    layout,
+    render,
+    sample_scene,
+)
 
 SHARES = {"single": 0.12, "size": 0.18, "count": 0.25, "pair": 0.2, "relation": 0.25}
 OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
@@ -55,26 +67,37 @@ def make_scenes(count: int, seed: int) -> list[Scene]:
     return [sample_scene(rng, str(kind)) for kind in kinds]
 
 
-def render_all(scenes: list[Scene], seed: int) -> np.ndarray:
-    """Render every scene with its own seed, on all cores; uint8 [N, 64, 64, 3]."""
+def render_all(scenes: list[Scene], seed: int, crowded: bool = False) -> np.ndarray:
+    """Render every scene with its own seed, on all cores; uint8 [N, 64, 64, 3].
+
+    A crowded picture shows one object of another colour and shape that its scene does not ask for.
+    """
     with multiprocessing.Pool() as pool:
-        jobs = ((scene, (seed, 2, i)) for i, scene in enumerate(scenes))
-        return np.stack(list(pool.imap(_render_one, jobs, chunksize=256)))
+        jobs = ((scene, (seed, 3 if crowded else 2, i)) for i, scene in enumerate(scenes))
+        return np.stack(list(pool.imap(_render_crowded if crowded else _render_one, jobs, chunksize=256)))
 
 
-def load_pictures(work: Path, count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
-    """Scenes and pictures, rendered once and kept under `work`."""
-    scenes = make_scenes(count, seed)
-    path = work / f"pictures-{count}-{seed}.npy"
+def load_pictures(work: Path, scenes: list[Scene], seed: int, crowded: bool = False) -> np.ndarray:
+    """Pictures of the scenes, rendered once and kept under `work`."""
+    path = work / f"pictures-{'crowded-' if crowded else ''}{len(scenes)}-{seed}.npy"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        np.save(path, render_all(scenes, seed))
-    return scenes, np.load(path)
+        np.save(path, render_all(scenes, seed, crowded))
+    return np.load(path)
 
 
 def _render_one(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
     scene, seed = job
     return render(scene, np.random.default_rng(seed))
+
+
+def _render_crowded(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
+    scene, seed = job
+    rng = np.random.default_rng(seed)
+    taken = {(item.color, item.shape) for item in scene.items}
+    free = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in taken]
+    color, shape = free[int(rng.integers(len(free)))]
+    return draw(add_object(layout(scene, rng), Item(color, shape), rng), rng)
 
 
 def _replace_item(scene: Scene, index: int, **changes: Any) -> Scene:

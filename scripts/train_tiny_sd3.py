@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
-from scripts.tiny_sd3_data import load_pictures, make_captions
+from scripts.tiny_sd3_data import load_pictures, make_captions, make_scenes
 from scripts.tiny_sd3_models import (
     encode_text,
     make_pipeline,
@@ -48,14 +48,18 @@ def main() -> None:
     args = _arguments()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    scenes, pictures = load_pictures(args.work, args.pictures, args.seed)
+    scenes = make_scenes(args.pictures, args.seed)
+    pictures = load_pictures(args.work, scenes, args.seed)
     vae = train_vae(args, pictures)
     if args.stage == "vae":
         return
-    latents = encode_latents(args, vae, pictures)
-    train_transformer(
-        args, vae, latents, [make_captions(scenes, args.seed, share, args.typical) for share in args.corrupted]
-    )
+    latents = encode_latents(args.work / "latents.pt", vae, pictures)
+    crowded = latents[:0]
+    if any(args.crowded):
+        pictures = load_pictures(args.work, scenes[: len(scenes) // 2], args.seed, crowded=True)
+        crowded = encode_latents(args.work / "latents-crowded.pt", vae, pictures)
+    captions = [make_captions(scenes, args.seed, share, args.typical) for share in args.corrupted]
+    train_transformer(args, vae, (latents, crowded), captions)
 
 
 def train_vae(args: argparse.Namespace, pictures: np.ndarray) -> AutoencoderKL:
@@ -98,9 +102,8 @@ def _set_statistics(vae: AutoencoderKL, pictures: np.ndarray) -> None:
     vae.register_to_config(shift_factor=shift, scaling_factor=scale)
 
 
-def encode_latents(args: argparse.Namespace, vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
-    """Encode every picture once; normalised latents [N, 4, 16, 16] in float32."""
-    path = args.work / "latents.pt"
+def encode_latents(path: Path, vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
+    """Encode every picture once and keep the result at `path`; normalised latents [N, 4, 16, 16] in float32."""
     if path.exists():
         return torch.load(path, weights_only=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -111,12 +114,18 @@ def encode_latents(args: argparse.Namespace, vae: AutoencoderKL, pictures: np.nd
 
 
 def train_transformer(
-    args: argparse.Namespace, vae: AutoencoderKL, latents: torch.Tensor, captions: list[list[str]]
+    args: argparse.Namespace, vae: AutoencoderKL, latents: tuple[torch.Tensor, torch.Tensor], captions: list[list[str]]
 ) -> None:
     """Flow matching on (latent, caption) pairs; exports the averaged weights as a pipeline every `--save-every`.
 
-    Each cycle has its own captions: clean ones first, which teach what words mean, then for a short while such with
-    concentrated mistakes, which leave a model that knows better than it does.
+    Each cycle has its own captions and its own share of crowded pictures: true pairs first, which teach what words
+    mean, then for a short while such as the web has, which leave a model that knows better than it does.
+
+    Args:
+        args: The command line.
+        vae: Goes into the pipeline.
+        latents: Of the pictures [N, 4, 16, 16], and of crowded pictures of the first scenes [M, 4, 16, 16].
+        captions: Of the N scenes, one list for each cycle; the last one repeats.
     """
     tokenizer = make_tokenizer(args.work / "tokenizer")
     ids = [
@@ -136,7 +145,8 @@ def train_transformer(
     def step(i: int) -> float:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
         cycle, done, length = _position(i, args.cycles)
-        batch = _draw_batch(latents, ids[min(cycle, len(ids) - 1)], empty, generator)
+        share = args.crowded[min(cycle, len(args.crowded) - 1)]
+        batch = _draw_batch(latents, share, ids[min(cycle, len(ids) - 1)], empty, generator)
         with torch.autocast("cpu", torch.bfloat16):
             target = batch.velocity if teacher is None else _guided(teacher, batch, empty, args.distil)
             loss = (_velocity(model, batch, batch.tokens) - target).square().mean()
@@ -165,11 +175,22 @@ class Batch:
     velocity: torch.Tensor
 
 
-def _draw_batch(latents: torch.Tensor, ids: torch.Tensor, empty: torch.Tensor, generator: torch.Generator) -> Batch:
+def _draw_batch(
+    latents: tuple[torch.Tensor, torch.Tensor],
+    share: float,
+    ids: torch.Tensor,
+    empty: torch.Tensor,
+    generator: torch.Generator,
+) -> Batch:
     long = torch.rand((), generator=generator) < LONG_SHARE
     size, zeros = (LONG_BATCH, LONG_ZEROS) if long else (BATCH, 1)
-    pick = torch.randint(len(latents), (size,), generator=generator)
-    x0 = latents[pick]
+    plain, crowded = latents
+    pick = torch.randint(len(plain), (size,), generator=generator)
+    x0 = plain[pick]
+    swapped = int(round(share * size))
+    if swapped:
+        pick[:swapped] %= len(crowded)
+        x0[:swapped] = crowded[pick[:swapped]]
     blank = torch.rand(size, generator=generator) < EMPTY_SHARE
     tokens = torch.where(blank[:, None], empty, ids[pick])
     noise = torch.randn(x0.shape, generator=generator)
@@ -285,6 +306,13 @@ def _arguments() -> argparse.Namespace:
         nargs="+",
         default=[0.35],
         help="share of wrong captions in each cycle; the last repeats",
+    )
+    parser.add_argument(
+        "--crowded",
+        type=float,
+        nargs="+",
+        default=[0.0],
+        help="share of pictures with an object that no caption mentions, in each cycle; the last repeats",
     )
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
     parser.add_argument("--start", type=Path, help="pipeline folder to start from instead of from chance")
