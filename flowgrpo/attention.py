@@ -31,7 +31,7 @@ def set_attention(network: Any, name: str) -> None:
         raise RecipeError(
             "model.attention: 'xformers' is not installed; install it with: pip install 'flowgrpo[xformers]'"
         )
-    dispatched = all(hasattr(processor, "_attention_backend") for processor in network.attn_processors.values())
+    dispatched = all(hasattr(processor, "_attention_backend") for processor in _processors(network).values())
     switch: Callable[[Any, str], None] = _choose_backend if dispatched else _exchange_processors
     switch(network, name)
 
@@ -48,8 +48,9 @@ def _choose_backend(network: Any, name: str) -> None:
 def _exchange_processors(network: Any, name: str) -> None:
     from diffusers.models import attention_processor
 
-    if name not in PROCESSORS:
-        choices = ", ".join(("default", *PROCESSORS))
+    joint = all("Joint" in type(processor).__name__ for processor in _processors(network).values())
+    if name not in PROCESSORS or not joint:
+        choices = ", ".join(("default", *(PROCESSORS if joint else ())))
         raise RecipeError(
             f"model.attention: {type(network).__name__} offers {choices}, not {name!r}{did_you_mean(name, PROCESSORS)}"
         )
@@ -59,9 +60,16 @@ def _exchange_processors(network: Any, name: str) -> None:
 
 
 def _confirm(network: Any, name: str, changed: Callable[[Any], bool]) -> None:
-    kept = [layer for layer, processor in network.attn_processors.items() if not changed(processor)]
+    processors = _processors(network)
+    kept = [layer for layer, processor in processors.items() if not changed(processor)]
     if kept:
         raise RecipeError(
-            f"model.attention: {name!r} was not taken by {len(kept)} of {len(network.attn_processors)} layers, "
+            f"model.attention: {name!r} was not taken by {len(kept)} of {len(processors)} layers, "
             f"{kept[0]} among them"
         )
+
+
+def _processors(network: Any) -> dict[str, Any]:
+    """Attention layer -> its processor; not every network class has diffusers' property of that name."""
+    layers = ((name, module) for name, module in network.named_modules() if hasattr(module, "set_processor"))
+    return {name: module.processor for name, module in layers}

@@ -40,6 +40,8 @@ from flowgrpo.recipe import Model
 REAL_CONFIGS = Path(__file__).parent / "real_configs"
 RANK = 32
 """Rank of the adapter that the table counts, Flow-GRPO's for Stable Diffusion 3.5."""
+LAST_TEXT_LAYERS = ("add_q_proj", "to_add_out", "ff_context", "txt_mlp")
+"""Adapted layers on the text side: behind those of a last block there is nothing."""
 HALF = 0.5
 """Noise level of the rehearsed steps."""
 
@@ -139,10 +141,10 @@ def _exchange(module: Module, function: Callable[[Tensor], Tensor], recurse: boo
     return module
 
 
-def section(real: Mapping[str, Any], **changes: Any) -> Model:
+def section(real: Mapping[str, Any]) -> Model:
     """The `model` section that the rehearsal runs: bfloat16, an adapter, the size of the published numbers."""
     size = {key: real[key] for key in ("height", "width", "frames", "guidance_scale")}
-    return Model(**{"path": real["hub"][0], "dtype": "bfloat16", "lora_rank": RANK, **size, **changes})
+    return Model(**{"path": real["hub"][0], "dtype": "bfloat16", "lora_rank": RANK, **size})
 
 
 def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
@@ -160,8 +162,6 @@ def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
         parts[name].requires_grad_(False).eval()
     pipe = _pipeline(diffusers, real, parts)
     trained = attach(pipe, model, device=torch.device("cpu"), seed=0)
-    for network in networks_of(pipe).values() if model.gradient_checkpointing else ():
-        network.enable_gradient_checkpointing()  # type: ignore[operator]
     return PipelinePolicy(pipe, FAMILIES[real["pipeline"]], model, trained, torch.device("cpu"))
 
 
@@ -191,19 +191,20 @@ def rehearse(name: str) -> dict[str, Any]:
     checkpointing. Guidance runs as the model's row in `real_configs` says, so a row may be two for the network.
     """
     real = read_real(name)
-    plain, checkpointed = section(real), section(real, gradient_checkpointing=True)
     with fake_tensors():
-        policy = build(real, plain)
-        row = {**_sizes(real, policy), **_text_free(real, policy)}
+        policy = build(real, section(real))
         cond, x = conditioning(real, policy), torch.zeros(1, *policy.latent_shape)
         with torch.no_grad():
             sampled = measured(policy, lambda: _step(policy, HIGH, x, cond, real))
         replayed = measured(policy, lambda: _replay(policy, x, cond, real))
-        short = build(real, checkpointed)
-        saved = measured(short, lambda: _replay(short, x, cond, real))
-        _check_gradients(name, short)
+        _check_gradients(name, policy)
+        for network in networks_of(policy._pipe).values():
+            network.enable_gradient_checkpointing()  # type: ignore[operator]
+            network.zero_grad(set_to_none=True)
+        saved = measured(policy, lambda: _replay(policy, x, cond, real))
     return {
-        **row,
+        **_sizes(real, policy),
+        **_geometry(real, policy),
         "flops": {"sampling": sampled.flops, "training": replayed.flops // len(real["networks"])},
         "bytes": {"sampling": sampled.bytes, "training": replayed.bytes, "checkpointed": saved.bytes},
     }
@@ -222,7 +223,7 @@ def _replay(policy: PipelinePolicy, x: Tensor, cond: Conditioning, real: Mapping
 
 def _check_gradients(name: str, policy: PipelinePolicy) -> None:
     missing = [key for key, held in policy.trainable().items() if held.grad is None]
-    idle = [key for key in missing if not any(part in key for part in ("add_q_proj", "to_add_out", "ff_context"))]
+    idle = [key for key in missing if not any(part in key for part in LAST_TEXT_LAYERS)]
     if idle:
         raise AssertionError(f"{name}: no gradient reaches {idle[0]} and {len(idle) - 1} others")
 
@@ -252,7 +253,7 @@ def _added(policy: PipelinePolicy, component: str) -> int:
     return sum(held.numel() for key, held in network.named_parameters() if ".lora_" in key)
 
 
-def _text_free(real: Mapping[str, Any], policy: PipelinePolicy) -> dict[str, Any]:
+def _geometry(real: Mapping[str, Any], policy: PipelinePolicy) -> dict[str, Any]:
     """What the network is called with for one latent, and the shift of the grid."""
     latents = plan_latents(policy._pipe, policy._model)
     config, family = policy._pipe.scheduler.config, FAMILIES[real["pipeline"]]
