@@ -227,7 +227,7 @@ def candidate(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "global": lambda module, name: module.__dict__[name],
+    "global": lambda module, name: _global(module, name),
     "attribute": lambda module, owner, name: getattr(owner, name),
     "call": lambda module, function, arguments, named: function(*arguments, **named),
     "item": lambda module, owner, key: operator.getitem(owner, key),
@@ -237,6 +237,12 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "text": lambda module, owner: str(owner),
 }
 """What a test may do with an object of the candidate."""
+
+
+def _global(module: types.ModuleType, name: str) -> Any:
+    if name not in module.__dict__:
+        raise NameError(f"name {name!r} is not defined")
+    return module.__dict__[name]
 
 
 def _built_in_name(error: BaseException) -> str:
