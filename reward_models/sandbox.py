@@ -25,12 +25,12 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from reward_models.sandbox_child import LOCK_FAILED
+from reward_models.sandbox_child import READY, SHOWN
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 MEGABYTE = 1 << 20
@@ -129,9 +129,8 @@ def _judged(code: str, test: str, limits: Limits, folder: Path) -> Outcome:
     try:
         started.append(_start("candidate", limits, folder, stdin=to_read, stdout=back_write))
         ends = (to_write, back_read)
-        started.append(
-            _start("judge", limits, folder, *ends, stdin=subprocess.PIPE, stdout=subprocess.PIPE, keep=ends)
-        )
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(_start("judge", limits, folder, *ends, keep=ends, **piped))
     finally:
         for end in (to_read, to_write, back_read, back_write):
             os.close(end)
@@ -152,8 +151,8 @@ def _verdict(said: bytes, complaint: bytes, status: int) -> Outcome:
     try:
         found = json.loads(said.rpartition(b"\n")[2])
     except ValueError:
-        if status == LOCK_FAILED or status >= 0:
-            raise SandboxError(f"the sandbox did not come up: {complaint.decode(errors='replace')[-300:]}") from None
+        if status >= 0:
+            raise SandboxError(f"the sandbox did not come up: {complaint.decode(errors='replace')[-SHOWN:]}") from None
         return Outcome("failed", f"the test ended by signal {-status}")
     if found["verdict"] == "fault":
         raise SandboxError(found["reason"])
@@ -164,17 +163,20 @@ def _compared(code: str, given: str, wanted: str, limits: Limits, folder: Path) 
     """A program whose output is compared here; blanks at the ends of lines and of the text do not matter."""
     for name, text in (("code", code), ("input", given)):
         (folder / name).write_text(text, encoding="utf-8")
-    with (folder / "code").open() as source, (folder / "input").open() as stdin, (folder / "output").open("wb") as out:
-        keep = (source.fileno(),)
-        process = _start("program", limits, folder, *keep, stdin=stdin, stdout=out, keep=keep)
+    with ExitStack() as files:
+        source, stdin = (files.enter_context((folder / name).open("rb")) for name in ("code", "input"))
+        out, err, report = (files.enter_context((folder / name).open("wb")) for name in ("output", "error", "report"))
+        keep = (source.fileno(), report.fileno())
+        process = _start("program", limits, folder, *keep, stdin=stdin, stdout=out, stderr=err, keep=keep)
         try:
-            _, complaint = process.communicate(timeout=limits.seconds)
+            process.wait(timeout=limits.seconds)
         except subprocess.TimeoutExpired:
             return _too_long(limits)
         finally:
             _end([process])
-    if process.returncode == LOCK_FAILED and complaint:
-        raise SandboxError(complaint.decode(errors="replace"))
+    if (folder / "report").read_bytes() != READY:
+        complaint = (folder / "error").read_text(errors="replace")
+        raise SandboxError(f"the sandbox did not come up: {complaint[-SHOWN:]}")
     written = (folder / "output").read_bytes().decode(errors="replace")
     if _lines(written) == _lines(wanted):
         return Outcome("passed")
@@ -194,8 +196,9 @@ def _start(
     limits: Limits,
     folder: Path,
     *words: object,
-    stdin: int | IO[str],
+    stdin: int | IO[bytes],
     stdout: int | IO[bytes],
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
     keep: tuple[int, ...] = (),
 ) -> subprocess.Popen[bytes]:
     """A locked-up Python without site packages, environment or anything inherited; hashes are the same in each."""
@@ -204,7 +207,7 @@ def _start(
         [sys.executable, "-P", "-s", "-S", "-B", CHILD, part, json.dumps(limits.resources), confined, *map(str, words)],
         stdin=stdin,
         stdout=stdout,
-        stderr=subprocess.DEVNULL if part == "candidate" else subprocess.PIPE,
+        stderr=stderr,
         env={"PYTHONHASHSEED": "0"},
         cwd=folder / ("judge" if part == "judge" else "candidate"),
         close_fds=True,

@@ -8,12 +8,12 @@ a verdict, and what a test expects never enters its process.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import ctypes
 import errno
 import importlib
 import json
-import operator
 import os
 import platform
 import struct
@@ -23,17 +23,16 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NoReturn
 
+READY = b"ready\n"
+"""What a process that is locked up says before it reads any code."""
 LONGEST_MESSAGE = 1 << 20
 """Bytes of an answer of the candidate."""
-DIGITS = 100_000
-"""Of the largest number that is sent."""
-SHOWN = 300
-"""Characters of a reason."""
+DIGITS, SHOWN = 100_000, 300
+"""Of the largest number that is sent; characters of a reason."""
 
 # Linux: asm/unistd.h, linux/landlock.h, linux/seccomp.h, linux/filter.h, linux/audit.h, linux/prctl.h.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 """Machine -> (its number in the kernel's records, column of `DENIED`)."""
-NONE = -1
 DENIED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "network": (
         (41, 42, 43, 44, 45, 46, 47, 49, 50, 53, 288, 299, 307),
@@ -60,8 +59,7 @@ DENIED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """What for -> system calls that fail with "not permitted", on x86_64 and on aarch64. Landlock says nothing about modes
 and owners of files, so they stand here."""
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
-SIGKILL = 9
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SIGKILL = 1, 38, 22, 2, 9
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 """Version of Landlock -> how many rights over files it knows; 16 from version 5 on."""
@@ -80,10 +78,9 @@ def lock(limits: dict[str, int], *, confine_files: bool = True) -> None:
 
     Args:
         limits: name of a resource, such as "CPU" -> limit.
-        confine_files: whether reading and writing files is confined too, which needs Landlock.
+        confine_files: whether files are confined too, which needs Landlock.
 
-    Raises:
-        LockError: the system lacks a part of it, or what should be forbidden still works.
+    Raises: LockError: the system lacks a part of it, or what should be forbidden still works.
     """
     import resource  # not on every system, and the scorers beside this one must still load there
 
@@ -201,8 +198,7 @@ GROUPS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset":
 
 def candidate(requests: BinaryIO, replies: BinaryIO) -> None:
     """Run the code that comes first, then answer questions about what it defines, one line of JSON each."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+    names = _main()
     objects: list[Any] = []
 
     def number_of(value: Any) -> int:
@@ -217,32 +213,38 @@ def candidate(requests: BinaryIO, replies: BinaryIO) -> None:
         replies.write(line.encode() + b"\n")
         replies.flush()
 
-    replies.write(b"ready\n")
+    replies.write(READY)
     replies.flush()
     code = json.loads(requests.readline())
-    reply(lambda: exec(compile(code, "<candidate>", "exec"), module.__dict__))
+    reply(lambda: exec(compile(code, "<candidate>", "exec"), names))
     for request in requests:
         name, *arguments = decode(json.loads(request), objects.__getitem__)
-        reply(lambda name=name, arguments=arguments: OPERATIONS[name](module, *arguments))
+        reply(lambda name=name, arguments=arguments: OPERATIONS[name](names, *arguments))
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "global": lambda module, name: _global(module, name),
-    "attribute": lambda module, owner, name: getattr(owner, name),
-    "call": lambda module, function, arguments, named: function(*arguments, **named),
-    "item": lambda module, owner, key: operator.getitem(owner, key),
-    "iterate": lambda module, owner: list(owner),
-    "next": lambda module, owner: next(owner),
-    "length": lambda module, owner: len(owner),
-    "text": lambda module, owner: str(owner),
+    "global": lambda names, name: _global(names, name),
+    "attribute": lambda names, owner, name: getattr(owner, name),
+    "call": lambda names, function, arguments, named: function(*arguments, **named),
+    "item": lambda names, owner, key: owner[key],
+    "iterate": lambda names, owner: list(owner),
+    "next": lambda names, owner: next(owner),
+    "length": lambda names, owner: len(owner),
+    "text": lambda names, owner: str(owner),
 }
 """What a test may do with an object of the candidate."""
 
 
-def _global(module: types.ModuleType, name: str) -> Any:
-    if name not in module.__dict__:
+def _main() -> dict[str, Any]:
+    """Names of a new main module, in the place of this one."""
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    return module.__dict__
+
+
+def _global(names: dict[str, Any], name: str) -> Any:
+    if name not in names:
         raise NameError(f"name {name!r} is not defined")
-    return module.__dict__[name]
+    return names[name]
 
 
 def _built_in_name(error: BaseException) -> str:
@@ -297,34 +299,38 @@ class Remote:
 
 
 class Names(dict[str, Any]):
-    """Names of a test: its own, built-in ones and modules of the standard library, and only then the candidate's."""
+    """Names of a test: its own, built-in ones and modules of the standard library, and only then the candidate's.
 
-    def __init__(self, ask: Callable[..., Any]) -> None:
+    What is called cannot be a module: a candidate's function may have the name of one.
+    """
+
+    def __init__(self, ask: Callable[..., Any], tree: ast.Module) -> None:
         super().__init__(__name__="__test__", __builtins__=builtins)
         self._ask = ask
+        calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+        self._modules = sys.stdlib_module_names - {call.id for call in calls if isinstance(call, ast.Name)}
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
             return getattr(builtins, name)
-        return importlib.import_module(name) if name in sys.stdlib_module_names else self._ask("global", name)
+        return importlib.import_module(name) if name in self._modules else self._ask("global", name)
 
 
 def judge(requests: BinaryIO, replies: BinaryIO, code: str, test: str) -> dict[str, str]:
     """Run a test whose unknown names are the candidate's.
 
     Args:
-        requests: to the candidate.
-        replies: of the candidate.
+        requests: to the candidate; `replies` come from it.
         code: what the candidate runs first.
         test: statements; the test is passed when they end without an exception.
 
-    Returns:
-        dict[str, str]: `verdict`, "passed", "failed" or "fault", and `reason`.
+    Returns: `verdict`, "passed", "failed" or "fault", and `reason`.
     """
-    if replies.readline(16) != b"ready\n":
+    if replies.readline(16) != READY:
         return {"verdict": "fault", "reason": "the candidate's process could not be locked up"}
     try:
-        compiled = compile(test, "<test>", "exec")
+        tree = ast.parse(test)
+        compiled = compile(tree, "<test>", "exec")
     except (SyntaxError, ValueError) as error:
         return {"verdict": "fault", "reason": f"the test is no Python: {error}"}
 
@@ -346,7 +352,7 @@ def judge(requests: BinaryIO, replies: BinaryIO, code: str, test: str) -> dict[s
 
     try:
         tell(code)
-        exec(compiled, Names(ask))
+        exec(compiled, Names(ask, tree))
     except BaseException as error:
         return {"verdict": "failed", "reason": f"{type(error).__name__}: {error}"[:SHOWN]}
     return {"verdict": "passed", "reason": ""}
@@ -371,28 +377,24 @@ def _as_judge(limits: dict[str, int], confine: bool, to: str, back: str) -> None
     requests, replies = os.fdopen(int(to), "wb"), os.fdopen(int(back), "rb")
     lock(limits, confine_files=confine)
     job = json.load(sys.stdin)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
     verdict = judge(requests, replies, job["code"], job["test"])
     sys.__stdout__.write("\n" + json.dumps(verdict))  # type: ignore[union-attr]
 
 
-def _as_program(limits: dict[str, int], confine: bool, source: str) -> None:
+def _as_program(limits: dict[str, int], confine: bool, source: str, report: str) -> None:
     with os.fdopen(int(source), "rb") as file:
         code = file.read()
     lock(limits, confine_files=confine)
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
-    exec(compile(code, "<program>", "exec"), module.__dict__)
+    os.write(int(report), READY)
+    os.close(int(report))
+    exec(compile(code, "<program>", "exec"), _main())
 
 
 PARTS: dict[str, Callable[..., None]] = {"candidate": _as_candidate, "judge": _as_judge, "program": _as_program}
-LOCK_FAILED = 113
-"""Exit status of a process that could not be locked up."""
 
 if __name__ == "__main__":
     sys.set_int_max_str_digits(DIGITS)
     try:
         PARTS[sys.argv[1]](json.loads(sys.argv[2]), sys.argv[3] == "confined", *sys.argv[4:])
     except LockError as problem:
-        os.write(2, str(problem).encode())
-        os._exit(LOCK_FAILED)
+        sys.exit(str(problem))

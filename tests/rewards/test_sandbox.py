@@ -59,6 +59,8 @@ def test_programs_are_judged_by_their_output() -> None:
     cases = [{"input": "3\n", "output": "0 1 2\nend\n"}, {"input": "3\n", "output": "0 1\nend\n"}]
     assert [outcome.verdict for outcome in run_cases(code, cases, LIMITS)] == ["passed", "failed"]
     assert run_case("while True: print('x' * 1000)", cases[0], LIMITS).verdict == "failed"
+    assert run_case("import sys\nwhile True: sys.stderr.write('x' * 1000)", cases[0], SHORT).verdict != "passed"
+    assert run_case("import os; os.write(2, b'no'); os._exit(113)", cases[0], LIMITS).verdict == "failed"
     assert run_case("import time; time.sleep(60)", cases[0], SHORT).verdict == "timeout"
 
 
@@ -132,6 +134,12 @@ def test_nothing_outside_is_reached(code: str, tmp_path: Path) -> None:
     got = run_case(attempt, f"assert f(0) in {known}, f(0)", LIMITS)
     assert got == Outcome("passed"), got
     assert secret.stat().st_mode == mode
+
+
+def test_a_function_may_have_the_name_of_a_module_but_not_take_its_place() -> None:
+    assert verdict("def bisect(x): return -x", "assert bisect(3) == -3") == "passed"
+    fake = "class math: isclose = staticmethod(lambda *a: True)\ndef f(x): return 0"
+    assert verdict(fake, "assert math.isclose(f(3), 9)") == "failed"
 
 
 def test_its_own_folder_and_the_standard_library_are_there() -> None:
