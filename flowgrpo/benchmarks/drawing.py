@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgrpo.benchmarks.judgements import Place
-from flowgrpo.benchmarks.tasks import Track
+from flowgrpo.benchmarks.tasks import Task, Track
 from flowgrpo.errors import UsageError
 from flowgrpo.policy import Policy
 from flowgrpo.recipe import Recipe
@@ -51,12 +51,20 @@ def draw_missing(
     """
     places = [(task, k) for task in track.tasks for k in range(samples)]
     targets = [(task, k, folder / f"{track.picture_name(task.index, k)}.png") for task, k in places]
-    missing = [entry for entry in targets if not entry[2].exists()]
-    jobs = [(task.prompt, (SAMPLING, seed + k)) for task, k, _ in missing]
+    drawn = _blocks_with_gaps(targets, recipe.eval.batch_size)
+    jobs = [(task.prompt, (SAMPLING, seed + k)) for task, k, _ in drawn]
     batches = draw_in_batches(policy, recipe, jobs, steps=steps, guidance_scale=guidance_scale, progress=progress)
     for rows, images in batches:
         for row, image in zip(rows, images, strict=True):
-            _save(image, missing[row][2])
+            if not drawn[row][2].exists():
+                _save(image, drawn[row][2])
+
+
+def _blocks_with_gaps(targets: list[tuple[Task, int, Path]], size: int) -> list[tuple[Task, int, Path]]:
+    """Every batch of which a picture is missing, whole: what a picture shares its batch with may round its last bits,
+    and an interrupted drawing is to end with the very files of one that was not."""
+    blocks = [targets[start : start + size] for start in range(0, len(targets), size)]
+    return [entry for block in blocks if not all(path.exists() for *_, path in block) for entry in block]
 
 
 def _save(image: Any, target: Path) -> None:

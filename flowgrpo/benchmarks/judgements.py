@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from flowgrpo.benchmarks.tasks import Task, Track
 from flowgrpo.errors import FlowgrpoError, RunError, first_line
 from flowgrpo.runfolder import append_jsonl, read_jsonl
 from flowgrpo.scoring import read_picture
+from reward_models.cost import Cost, total
 
 FAILURES_IN_A_ROW = 20
 """After so many pictures without a complete answer a judge is taken for dead."""
@@ -83,6 +84,11 @@ def read_answers(track: Track, pictures: Mapping[Place, Path], files: list[Path]
     return {(q.task.index, q.sample): held[q.key] for q in _questions(track, pictures) if q.key in held}
 
 
+def cost_of(files: Iterable[Path]) -> Cost:
+    """What all answers in these files took, those that later ones replaced among them."""
+    return total(Cost(**row["cost"]) for file in files for row in read_jsonl(file) if "cost" in row)
+
+
 def question_key(task: Task, picture: bytes) -> str:
     """Digest of a picture file and of what is asked about it."""
     asked = [task.index, task.prompt, [[point.name, point.cue] for point in task.points]]
@@ -116,6 +122,7 @@ def _line(asked: Asked, answer: Answer) -> dict[str, object]:
         "verdicts": answer.verdicts,
         "reasons": answer.reasons,
         "error": answer.error,
+        **({"cost": asdict(answer.cost)} if answer.cost else {}),
     }
 
 

@@ -17,6 +17,7 @@ from flowgrpo.benchmarks.tasks import Point, Task
 from flowgrpo.errors import RunError, UsageError
 from flowgrpo.importing import resolve
 from reward_models import Scorer, load
+from reward_models.cost import FREE, Cost
 from reward_models.user import source_hash
 
 VERDICTS: Mapping[Any, bool] = {1: True, 0: False, "1": True, "0": False, "yes": True, "no": False}
@@ -34,11 +35,13 @@ class Answer:
         verdicts: one per test point: met, not met, or None where there is no valid answer.
         reasons: one per test point, or none at all.
         error: why verdicts are missing.
+        cost: what asking took.
     """
 
     verdicts: tuple[bool | None, ...]
     reasons: tuple[str, ...] = ()
     error: str = ""
+    cost: Cost = FREE
 
     @property
     def complete(self) -> bool:
@@ -131,7 +134,8 @@ def checked(answer: Answer, task: Task) -> Answer:
     """The answer, or one without verdicts where it does not fit the task; its error says what is missing."""
     given, wanted = len(answer.verdicts), len(task.points)
     if given != wanted:
-        return Answer((None,) * wanted, error=answer.error or f"{given} verdicts for {wanted} test points")
+        error = answer.error or f"{given} verdicts for {wanted} test points"
+        return Answer((None,) * wanted, error=error, cost=answer.cost)
     if answer.complete or answer.error:
         return answer
     missing = [task.points[i].name for i, value in enumerate(answer.verdicts) if value is None]
@@ -142,7 +146,7 @@ def ask_whether_right(scorer: Scorer, task: Task, picture: Tensor) -> Answer:
     """Ask a scorer that says whether a picture is right as a whole: the first component of `CORRECT`, or its score."""
     scores = scorer(picture[None], [task.prompt], [dict(task.metadata)])
     column = next((scores.components[name] for name in CORRECT if name in scores.components), scores.scores)
-    return checked(Answer((verdict(column[0].item()),), error=scores.errors.get(0, "")), task)
+    return checked(Answer((verdict(column[0].item()),), error=scores.errors.get(0, ""), cost=scores.cost), task)
 
 
 def refuse_scorer(scorer: Scorer, task: Task, picture: Tensor) -> Answer:

@@ -27,8 +27,8 @@ def remote_judge(**options: Any) -> Made:
     def ask(prompt: str, picture: Tensor, points: Sequence[Point]) -> Answer:
         (told,) = judge([prompt], picture[None], [[_words(point) for point in points]])
         if told.value is None:
-            return Answer((None,) * len(points), error=told.error)
-        return Answer(tuple(told.value.holds), tuple(told.value.explanations))
+            return Answer((None,) * len(points), error=told.error, cost=told.cost)
+        return Answer(tuple(told.value.holds), tuple(told.value.explanations), cost=told.cost)
 
     return ask, load("unigenbench_judge", **options).version, True
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowgrpo.benchmarks import geneval, unigenbench
 from flowgrpo.benchmarks.drawing import draw_missing, find_pictures, hold_settings
-from flowgrpo.benchmarks.judgements import judge_pictures, read_answers
+from flowgrpo.benchmarks.judgements import cost_of, judge_pictures, read_answers
 from flowgrpo.benchmarks.judges import Answer, Judge, ask_whether_right, load_judge, refuse_scorer
 from flowgrpo.benchmarks.page import write_page
 from flowgrpo.benchmarks.results import Scored, read_entry, write_results
@@ -159,6 +159,9 @@ def judge(setup: Setup, progress: Progress) -> None:
             workers=setup.workers,
             progress=progress.counter(f"judging {track.name}"),
         )
+        spent = cost_of([setup.answers(track, judge)])
+        if spent:
+            progress.say(f"judging {track.name} took {spent}")
 
 
 def score(setup: Setup, compared: tuple[Path, ...] = ()) -> list[Scored]:

@@ -13,13 +13,17 @@ from PIL import Image
 from flowgrpo.benchmarks.judgements import FAILURES_IN_A_ROW
 from flowgrpo.benchmarks.unigenbench import load_tracks
 from flowgrpo.cli import main
-from tests.rewards.judge_server import Body, brightness, drop, raw, running, status, words
+from tests.rewards.judge_server import Body, brightness, completion, drop, raw, running, status, words
 
 PROMPTS = 12
 
 
-def findings(body: Body) -> str:
+def findings(body: Body) -> Body:
     """As many verdicts as points are asked about; which of them hold follows from the picture alone."""
+    return {**completion(said_of(body)), "usage": {"prompt_tokens": 50, "completion_tokens": 3}}
+
+
+def said_of(body: Body) -> str:
     count = len(re.findall(r"^\d+\. .+ In this prompt: .+$", words(body), re.MULTILINE))
     bits = int(1e4 * brightness(body)[0])
     scores = [bits >> i & 1 for i in range(count)]
@@ -48,7 +52,8 @@ def test_faults_and_interruptions_leave_the_table_of_a_faultless_run(pictures: P
     with running(findings) as server:
         assert bench(server.url, "whole", *limit) == 0
         assert server.asked == PROMPTS
-    whole = capsys.readouterr().out
+    whole, said = capsys.readouterr()
+    assert f"judging shapes took {PROMPTS} requests, {50 * PROMPTS} + {3 * PROMPTS} tokens\n" in said
     assert 0 < json.loads(whole.splitlines()[0])["accuracy"] < 1
     faults = [status(500), raw(b'{"choices": [{'), drop, None, raw(b"{}"), status(429), status(503)]
     with running(findings, faults) as server:
