@@ -10,7 +10,10 @@ from cli_files import SHAPES, write_header
 from flowgrpo.estimates import decode_flops, estimate, forward_flops, memory
 from flowgrpo.geometry import geometry
 from flowgrpo.model_facts import find_model, is_hub_name, read_model
+from flowgrpo.recipe import Model
 from flowgrpo.recipe_loading import load_recipe
+
+SMALL = Model(height=64, width=64)
 
 
 def test_flow_grpo() -> None:
@@ -85,9 +88,9 @@ def test_models_that_were_fetched_are_found(workplace: Path, monkeypatch: pytest
 def test_flops_by_hand(workplace: Path) -> None:
     """64 x 64 pixels are 16 tokens: 2 * 1680 * 16, and 4 * layers * 16^2 * width for attention."""
     facts = read_model(workplace / "pipe")
-    assert forward_flops(facts, 64, 64) == 2 * 1680 * 16 + 4 * 3 * 256 * 16
+    assert forward_flops(facts, SMALL) == 2 * 1680 * 16 + 4 * 3 * 256 * 16
     convolutions = 64 * (8 * 8 * 64 * 64 + 16 * 16 * 32 * 32 + 16 * 16 * 16 * 16 + 32 * 32 * 8 * 8)
-    assert decode_flops(facts, 64, 64) == 2 * 36 * convolutions / 64
+    assert decode_flops(facts, SMALL) == 2 * 36 * convolutions / 64
 
 
 def test_estimate_follows_the_recipe(workplace: Path) -> None:
@@ -103,5 +106,5 @@ def test_estimate_follows_the_recipe(workplace: Path) -> None:
     guess = estimate(base, counts, facts)
     assert guess.device == "cpu" and guess.trained_parameters == facts.adapter_parameters(32, None)
     assert guess.seconds["training"] == pytest.approx(
-        3 * counts.trained_rows * forward_flops(facts, 64, 64) / guess.flops_per_second
+        3 * counts.trained_rows * forward_flops(facts, SMALL) / guess.flops_per_second
     )

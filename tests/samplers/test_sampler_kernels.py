@@ -104,7 +104,8 @@ def test_gradient_of_the_mean_is_a_constant_factor_of_v(name: str) -> None:
     x = latents(2).double()
     v = latents(2, seed=1).double().requires_grad_()
     (gradient,) = torch.autograd.grad(KERNELS[name](x, v, 0.7, 0.5, eta=0.5, sigma_max=0.9).mean.sum(), v)
-    factor = {"flow_sde": 1 + 0.125, "dance_sde": 1 + 0.25 / 2 * 0.3 / 0.7, "euler": 1.0}.get(name)
+    wan = 1 + (0.5 * 0.9 * 0.7) ** 2 * 0.3 / (2 * 0.7)
+    factor = {"flow_sde": 1 + 0.125, "dance_sde": 1 + 0.25 / 2 * 0.3 / 0.7, "euler": 1.0, "wan_sde": wan}.get(name)
     want = -0.2 * factor if factor else -0.7 * 0.5 + 0.3 * 0.5 * math.cos(math.pi / 4)
     torch.testing.assert_close(gradient, torch.full_like(gradient, want), rtol=1e-12, atol=0)
 
