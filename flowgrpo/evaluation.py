@@ -13,9 +13,10 @@ from typing import Any
 from flowgrpo.media import Drawing, Medium, load_medium
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
+from flowgrpo.rewarding import load_scorers
 from flowgrpo.runfolder import append_jsonl, read_jsonl
 from flowgrpo.seeding import prompt_key
-from reward_models import Scorer, load
+from reward_models import Scorer
 
 Z95 = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
@@ -201,6 +202,5 @@ def evaluate(
         seed=section.seed if seed is None else seed,
         weights=fingerprint(recipe.model.path, adapter),
     )
-    options = recipe.reward.options
-    loaded = {name: load(name, device=str(medium.policy.device), **options.get(name, {})) for name in scorers}
+    loaded = load_scorers(scorers, recipe.reward, device=str(medium.policy.device), media=medium.media)
     return evaluate_medium(medium, prompts, loaded, settings, out=out, progress=progress)

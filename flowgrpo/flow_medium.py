@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ DRAWING = ("steps", "guidance_scale")
 class FlowMedium:
     """See `flowgrpo.media.Medium`. `sigmas` is the grid of rollouts."""
 
+    media: ClassVar[str] = "image"
     recipe: Recipe
     policy: Policy
     sigmas: tuple[float, ...]

@@ -12,8 +12,9 @@ from flowgrpo.media import Drawing, Medium
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, spread
 from flowgrpo.recipe import Recipe
+from flowgrpo.rewarding import load_scorers
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
-from reward_models import Scorer, load
+from reward_models import Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,11 @@ class Judge:
         average: Average | None,
         train: tuple[Prompt, ...],
     ) -> Judge:
-        """Load evaluation sets and scorers; shown samples are of the first set's prompts, or of the training prompts."""
+        """Load evaluation sets and scorers; what is shown are the first set's prompts, or the training prompts."""
         section = recipe.eval
         sets = {name: load_prompts(path).prompts for name, path in section.prompts.items()}
-        options = recipe.reward.options
-        scorers = {
-            name: load(name, device=str(medium.policy.device), **options.get(name, {})) for name in section.scorers
-        }
+        device = str(medium.policy.device)
+        scorers = load_scorers(section.scorers, recipe.reward, device=device, media=medium.media)
         pictured = spread(next(iter(sets.values()), train), recipe.run.images)
         used = average if section.use_ema else None
         return cls(recipe, medium, folder, progress, used, sets, tuple(pictured), scorers)

@@ -133,9 +133,15 @@ class Work(Protocol):
 
 
 class Medium(Protocol):
-    """One kind of model with the weights of one run."""
+    """One kind of model with the weights of one run.
+
+    Attributes:
+        policy: what is trained.
+        media: what its samples are to a scorer.
+    """
 
     policy: Trainable
+    media: str
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Encode every prompt that a run will need, and free what did it."""

@@ -85,14 +85,17 @@ class ModelFacts:
         )
 
 
-def find_model(path: str) -> Path | None:
-    """The folder of an embedded model, a local one, or a hub model that was fetched before; None if it is not here."""
+def find_model(path: str, *, index: str = "model_index.json") -> Path | None:
+    """The folder of an embedded model, a local one, or a hub model that was fetched before; None if it is not here.
+
+    `index` is the file that such a folder has.
+    """
     if is_embedded(path) and "/" not in path:
         return asset(path)
     if Path(path).is_dir():
         return Path(path)
     snapshots = _hub_cache() / f"models--{path.replace('/', '--')}" / "snapshots"
-    found = sorted(snapshots.glob("*/model_index.json"))
+    found = sorted(snapshots.glob(f"*/{index}"))
     return found[-1].parent if found else None
 
 
@@ -139,6 +142,18 @@ def _rehearsals() -> list[dict[str, Any]]:
 def _same(row: dict[str, Any], facts: ModelFacts) -> bool:
     networks = sum(count for name, count in row["parameters"].items() if name.startswith("transformer"))
     return row["pipeline"] == facts.pipeline and networks == facts.network_parameters
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a language model's folder.
+
+    Raises: ValueError: the folder holds a pipeline or no model at all, or the file is damaged.
+    """
+    if (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is a diffusers pipeline, no language model; model.kind flow would be right")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no language model: it has no config.json")
+    return _json(folder / "config.json")
 
 
 def _adapted(name: str, shape: tuple[int, ...], endings: tuple[str, ...]) -> bool:

@@ -5,7 +5,7 @@ Torch-free on import, so that `check` can ask what a recipe needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -139,22 +139,24 @@ def check_requirements(section: recipe.Objective, available: Iterable[str], like
     Raises:
         RecipeError: one sentence for each choice that reads a missing field or refuses one that is there.
     """
-    given = set(available)
-    problems = []
-    for key in READERS:
-        function, name = _reader(section, key), f"objective.{key} = {getattr(section, key)}"
-        if missing := fields_read(function) - given:
-            problems.append(
-                f"{name} reads {', '.join(sorted(missing))}, which the {likelihood} likelihood does not give (it gives "
-                f"{', '.join(sorted(given))})"
-            )
-        elif unwanted := fields_refused(function) & given:
-            problems.append(
-                f"{name} makes no sense where units have a {', '.join(sorted(unwanted))}, as those of the {likelihood} "
-                "likelihood do: they are whole sequences"
-            )
+    problems = [text for key in READERS for text in unfit(section, key, available, likelihood)]
     if problems:
         raise RecipeError(problems)
+
+
+def unfit(section: recipe.Objective, key: str, available: Iterable[str], likelihood: str) -> Iterator[str]:
+    """Why the function at one key of `READERS` does not go with a likelihood: at most one sentence."""
+    function, name, given = _reader(section, key), f"objective.{key} = {getattr(section, key)}", set(available)
+    if missing := fields_read(function) - given:
+        yield (
+            f"{name} reads {', '.join(sorted(missing))}, which the {likelihood} likelihood does not give (it gives "
+            f"{', '.join(sorted(given))})"
+        )
+    elif unwanted := fields_refused(function) & given:
+        yield (
+            f"{name} makes no sense where units have a {', '.join(sorted(unwanted))}, as those of the {likelihood} "
+            "likelihood do: they are whole sequences"
+        )
 
 
 def _reader(section: recipe.Objective, key: str) -> Callable[..., Any]:

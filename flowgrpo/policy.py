@@ -18,6 +18,8 @@ from torch.nn import Module, Parameter
 
 if TYPE_CHECKING:
     from flowgrpo import recipe
+    from flowgrpo.likelihood_masked import Projected
+    from samplers.masked_ends import Ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,36 @@ class Policy(Trainable, Protocol):
 
     def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:
         """Images [n, 3, H, W] in [0, 1], float32, of latents [n, ...] at sigma 0."""
+        ...
+
+
+class TextPolicy(Trainable, Protocol):
+    """A masked language model: it says what stands at masked positions.
+
+    Attributes:
+        mask_id: id of the mask token.
+        pad_id: what fills the left of short prompts; the model never looks at it.
+        ends: ids that end an answer.
+    """
+
+    mask_id: int
+    pad_id: int
+    ends: Ends
+
+    def tokens(self, prompt: str) -> tuple[int, ...]:
+        """Ids of a prompt as the model wants it."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of an answer, up to its end."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Text of each token by itself."""
+        ...
+
+    def logits(self, ids: Tensor, wanted: Tensor, attention_mask: Tensor) -> Projected:
+        """Logits of the wanted tokens (bool [n, T]) of canvases [n, T], in row-major order."""
         ...
 
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowgrpo.errors import AssetError, PromptError, RecipeError
-from flowgrpo.model_facts import ModelFacts, find_model, is_hub_name, read_model
+from flowgrpo.likelihoods import likelihood_of
+from flowgrpo.model_facts import ModelFacts, find_model, is_hub_name, read_config, read_model
+from flowgrpo.objective import READERS, unfit
+from flowgrpo.policies.masked_families import contradictions
 from flowgrpo.prompts import PromptSet, load_prompts
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
@@ -20,9 +23,15 @@ OWN_FUNCTIONS = (
     "sampler.kernel",
     "sampler.plan",
     "sampler.window",
+    "sampler.order",
+    "sampler.remasking",
+    "sampler.schedule",
     *(f"objective.{key}" for key in ("advantage", "select", "ratio", "surrogate", "kl", "weight")),
 )
 """Keys that may hold a user's own function as "file.py:function"."""
+
+MEDIA = {"flow": "image", "masked_lm": "text"}
+"""`model.kind` -> what scorers look at."""
 
 
 @dataclass(slots=True)
@@ -40,6 +49,7 @@ def preflight(recipe: Recipe, origins: Mapping[str, str]) -> Preflight:
     found = Preflight()
     found.problems += [_placed(origins, key, text) for key, text in _unknown_scorers(recipe)]
     found.problems += [_placed(origins, key, text) for key, text in _missing_files(recipe)]
+    found.problems += [_placed(origins, key, text) for key, text in _unread(recipe)]
     _look_at_prompts(found, recipe, origins)
     _look_at_model(found, recipe, origins)
     found.warnings += [_placed(origins, keys[0], text) for keys, text in cautions(recipe)]
@@ -61,7 +71,7 @@ def _unknown_scorers(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for key, names in (("reward.names", recipe.reward.names), ("eval.scorers", recipe.eval.scorers)):
         for name in names:
             try:
-                check_name(name, single=key == "eval.scorers")
+                check_name(name, single=key == "eval.scorers", media=MEDIA[recipe.model.kind])
             except ValueError as error:
                 yield key, str(error)
 
@@ -74,6 +84,15 @@ def _missing_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
         source, colon, _ = spec.rpartition(":")
         if colon and source.endswith(".py") and not Path(source).is_file():
             yield key, f"file {source!r} does not exist"
+
+
+def _unread(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Choices that read what the likelihood does not give; a user's own functions are not imported to ask them."""
+    section, likelihood = recipe.objective, likelihood_of(recipe)
+    for key in READERS:
+        if ":" not in getattr(section, key):
+            for text in unfit(section, key, likelihood.fields, likelihood.title):
+                yield f"objective.{key}", text
 
 
 def _named(recipe: Recipe, section: str, key: str) -> tuple[str, ...]:
@@ -100,21 +119,39 @@ def _look_at_prompts(found: Preflight, recipe: Recipe, origins: Mapping[str, str
 
 
 def _look_at_model(found: Preflight, recipe: Recipe, origins: Mapping[str, str]) -> None:
-    folder = find_model(recipe.model.path)
+    folder = find_model(recipe.model.path, index=INDEX[recipe.model.kind])
     if folder is None:
         if is_hub_name(recipe.model.path):
             text = f"{recipe.model.path!r} is not on this disk; it will be fetched by its hub name"
             found.warnings.append(_placed(origins, "model.path", text))
         else:
-            text = f"{recipe.model.path!r} is no folder, no hub name (owner/name) and no embedded model (tiny-sd3)"
+            embedded = "no embedded model (tiny-sd3, tiny-dllm)"
+            text = f"{recipe.model.path!r} is no folder, no hub name (owner/name) and {embedded}"
             found.problems.append(_placed(origins, "model.path", text))
         return
     try:
-        found.model = read_model(folder)
+        problems = LOOKS[recipe.model.kind](found, recipe, folder)
     except ValueError as error:
-        found.problems.append(_placed(origins, "model.path", str(error)))
-        return
-    found.problems += [_placed(origins, key, text) for key, text in _sizes(recipe, found.model)]
+        problems = [("model.path", str(error))]
+    found.problems += [_placed(origins, key, text) for key, text in problems]
+
+
+def _pipeline(found: Preflight, recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
+    found.model = read_model(folder)
+    return list(_sizes(recipe, found.model))
+
+
+def _language_model(found: Preflight, recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
+    config = read_config(folder)
+    return [(f"model.{key}", text) for key, text in contradictions(recipe.model, config)]
+
+
+LOOKS: dict[str, Callable[[Preflight, Recipe, Path], list[tuple[str, str]]]] = {
+    "flow": _pipeline,
+    "masked_lm": _language_model,
+}
+INDEX = {"flow": "model_index.json", "masked_lm": "config.json"}
+"""`model.kind` -> the file that its folders have."""
 
 
 def _sizes(recipe: Recipe, model: ModelFacts) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from flowgrpo.errors import did_you_mean
 from flowgrpo.guard_rails import RAILS
 from flowgrpo.planning import leaves_per_root, roots_per_group, window_range
 from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_kinds import likelihood_fits, loose_sequence_clip, masked_model, wrong_kind
 
 Finding = tuple[tuple[str, ...], str]
 """The keys that take part, as "section.key", and one sentence."""
@@ -185,7 +186,7 @@ def _idle_clip(recipe: Recipe) -> Iterator[Finding]:
         yield keys, f"the clip range can never act: {one}"
     elif low >= 1:
         yield keys[::-1], f"the lower clip range {low:g} can never act: a ratio is above 0, and 1 - {low:g} is not"
-    if max(low, high) > LOOSE_CLIP and not on_policy_only(recipe):
+    if recipe.model.kind == "flow" and max(low, high) > LOOSE_CLIP and not on_policy_only(recipe):
         why = "the log-prob is a mean over the latent's elements, and published ratios stay within 1e-6 to 1e-2 of 1"
         yield keys, f"the clip range {max(low, high):g} will hardly ever act: {why}"
 
@@ -212,6 +213,9 @@ def _small_groups(recipe: Recipe) -> Iterator[Finding]:
 
 
 FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
+    wrong_kind,
+    likelihood_fits,
+    masked_model,
     _updates,
     _window,
     _tree,
@@ -227,4 +231,9 @@ FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _betas,
     _run_dir,
 )
-CAUTIONS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (_idle_clip, _idle_keys, _small_groups)
+CAUTIONS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
+    _idle_clip,
+    _idle_keys,
+    _small_groups,
+    loose_sequence_clip,
+)

@@ -1,10 +1,10 @@
-"""Scoring beside sampling: a small pool of threads turns pictures into rewards while the next ones are drawn."""
+"""Scoring beside sampling: a small pool of threads turns samples into rewards while the next ones are drawn."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
@@ -49,6 +49,11 @@ class Rewards:
         return 1.0 - self.valid.double().mean().item()
 
 
+def load_scorers(names: Iterable[str], section: Reward, *, device: str, media: str = "image") -> dict[str, Scorer]:
+    """Scorers by name, with the options that the recipe gives them; `media` is what a user's own function is given."""
+    return {name: load(name, device=device, media=media, **section.options.get(name, {})) for name in names}
+
+
 @dataclass(slots=True)
 class RewardPool:
     """Scores batches in the background, in the order in which they were handed in.
@@ -69,31 +74,30 @@ class RewardPool:
         self._locks = {name: threading.Lock() for name in self.scorers}
 
     @classmethod
-    def from_recipe(cls, section: Reward, *, device: str) -> RewardPool:
-        """Load every scorer that the recipe names, those of weight 0 too."""
-        options = section.options
-        return cls({name: load(name, device=device, **options.get(name, {})) for name in section.names}, section)
+    def from_recipe(cls, section: Reward, *, device: str, media: str = "image") -> RewardPool:
+        """Load every scorer that the recipe names, those of weight 0 too; `media` is what they are given."""
+        return cls(load_scorers(section.names, section, device=device, media=media), section)
 
     def submit(
         self,
-        images: Tensor,
+        samples: Any,
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         *,
         group: Sequence[int],
         seed: tuple[int, ...],
     ) -> None:
-        """Queue N pictures [N, 3, H, W]; the tensor must not be changed afterwards.
+        """Queue N samples as scorers take them: pictures [N, 3, H, W], or texts; they must not be changed afterwards.
 
         Args:
-            images: the pictures.
+            samples: the samples.
             prompts: N texts.
             metadata: N mappings.
-            group: prompt of each picture within the iteration, [N]; whole groups only, since pairwise scorers compare
+            group: prompt of each sample within the iteration, [N]; whole groups only, since pairwise scorers compare
                 the members of a group with each other.
             seed: (run seed, iteration), of what pairwise scorers draw.
         """
-        batch = (images, list(prompts), list(metadata), list(group), seed)
+        batch = (samples, list(prompts), list(metadata), list(group), seed)
         self._pending.append(self._executor.submit(self._score, *batch))
 
     def collect(self) -> Rewards:
@@ -122,7 +126,7 @@ class RewardPool:
 
     def _score(
         self,
-        images: Tensor,
+        samples: Any,
         prompts: list[str],
         metadata: list[Mapping[str, Any]],
         group: list[int],
@@ -132,7 +136,7 @@ class RewardPool:
         for name, scorer in self.scorers.items():
             start = time.perf_counter()
             with nullcontext() if scorer.thread_safe else self._locks[name]:
-                result[name] = scorer(images, prompts, metadata, group=group, seed=seed)
+                result[name] = scorer(samples, prompts, metadata, group=group, seed=seed)
             self.seconds += time.perf_counter() - start
         return result
 

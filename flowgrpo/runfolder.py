@@ -1,7 +1,7 @@
 """The run folder: what a run leaves on disk, and the only module that names its files.
 
     recipe.json  metrics.jsonl  timing.jsonl  eval.jsonl  events.jsonl  trees.jsonl  matrices.jsonl
-    images/  eval/  checkpoints/  adapter/
+    images/  answers.json  eval/  checkpoints/  adapter/
 
 `metrics.jsonl`, `trees.jsonl` and `matrices.jsonl` hold deterministic values only, so that a killed and resumed run
 leaves the same files as an uninterrupted one; wall times are in `timing.jsonl`.
@@ -111,8 +111,13 @@ class RunFolder:
         return self.path / "images"
 
     @property
+    def answers(self) -> Path:
+        """Answers to the same prompts before, during and after training."""
+        return self.path / "answers.json"
+
+    @property
     def samples(self) -> Path:
-        """One file of per-image scores for each evaluation, which is how an evaluation resumes."""
+        """One file of per-sample scores for each evaluation, which is how an evaluation resumes."""
         return self.path / "eval"
 
     @property

@@ -76,7 +76,7 @@ class Trainer:
         self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
         self.medium = load_medium(recipe)
         self.policy = self.medium.policy
-        self.pool = RewardPool.from_recipe(recipe.reward, device=str(self.policy.device))
+        self.pool = RewardPool.from_recipe(recipe.reward, device=str(self.policy.device), media=self.medium.media)
         self.learner = Learner(self.policy, recipe, self.objective, self._optimizer(), self._average())
         self.judge = Judge.from_recipe(
             recipe, self.medium, self.folder, self.progress, self.learner.average, self.prompts

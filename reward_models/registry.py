@@ -54,13 +54,14 @@ TEXT = frozenset({"task", "task_strict", "answer_format", "code", "code_format",
 """Those that read texts and know no pictures: a `TextScorer` each."""
 
 
-def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
+def load(name: str, *, device: str = "cpu", media: str = "image", **options: Any) -> Scorer:
     """Load a reward model.
 
     Args:
         name: A key of `SCORERS`, or a user's own function as ``package.module:function`` or
             ``path/to/file.py:function``.
         device: Where the model runs, as torch names it.
+        media: What a user's own function is given: "image" or "text". Our own scorers know it themselves.
         **options: The scorer's own options.
 
     Returns:
@@ -71,33 +72,40 @@ def load(name: str, *, device: str = "cpu", **options: Any) -> Scorer:
     """
     check_name(name)
     if ":" in name:
-        from reward_models.user import user_scorer
+        from reward_models.user import user_scorer, user_text_scorer
 
-        return user_scorer(name, device=device, **options)
+        own: Any = user_text_scorer if media == "text" else user_scorer
+        return own(name, device=device, **options)
     module, _, factory_name = SCORERS[name].partition(":")
     factory = getattr(importlib.import_module(module), factory_name)
     _check_options(name, factory, options)
     return factory(device=device, **options)
 
 
-def check_name(name: str, *, single: bool = False) -> None:
+def check_name(name: str, *, single: bool = False, media: str | None = None) -> None:
     """Raise where `name` is neither a known scorer nor an import path. Imports nothing.
 
     Args:
         name: What a recipe calls the scorer.
         single: Whether it is to score pictures one by one, as evaluations do. A user's function is not looked into: its
             scorer refuses when it is called.
+        media: What it is to look at, "image" or "text"; None asks for pictures only where `single` does.
 
     Raises:
         ValueError: The name is unknown; the message lists the known ones and the nearest match. Or it cannot score
-            single pictures.
+            such samples, or not single ones.
     """
     if name not in SCORERS and ":" not in name:
         raise ValueError(
             f"unknown scorer '{name}'{near(name, list(SCORERS))}; right would be one of {', '.join(SCORERS)}, "
             "or your own function as package.module:function or path/to/file.py:function"
         )
-    if single and name in TEXT:
+    if media == "text" and ":" not in name and name not in TEXT:
+        raise ValueError(
+            f"scorer '{name}' looks at pictures and has no score for texts; right would be one of "
+            f"{', '.join(sorted(TEXT))}, or your own function"
+        )
+    if (media == "image" or (single and media is None)) and name in TEXT:
         raise ValueError(f"scorer '{name}' reads texts and has no score for pictures")
     if single and name in PAIRWISE | GROUPWISE:
         pointwise = ", ".join(known for known in SCORERS if known not in PAIRWISE | GROUPWISE | TEXT)

@@ -19,6 +19,7 @@ from reward_models.importing import import_function
 from reward_models.pairwise import Judge, Tournament, by_pairs, is_pairwise_judge, pairwise_scorer
 from reward_models.scorer import Scorer
 from reward_models.scores import ScorerError, Scores, as_scores
+from reward_models.text_scorer import TextScorer
 
 UserFunction = Callable[..., Any]
 
@@ -62,6 +63,39 @@ def user_scorer(spec: str, *, device: str = "cpu", **options: Any) -> Scorer:
     reward = partial(_call, partial(function, **options), spec)
     card["needs"] = ("prompt", "metadata")
     return groupwise_scorer(reward, **card) if is_groupwise(function) else Scorer(function=reward, **card)
+
+
+def user_text_scorer(spec: str, *, device: str = "cpu", **options: Any) -> TextScorer:
+    """A scorer of texts around a user's function ``f(texts, prompts, metadata)``; otherwise as `user_scorer`.
+
+    Args:
+        spec: ``package.module:function`` or ``path/to/file.py:function``.
+        device: Handed to the function if it has a parameter of that name.
+        **options: Further keyword arguments of the function.
+
+    Raises:
+        ScorerError: The function cannot be imported or does not take these arguments.
+    """
+    function = import_function(spec)
+    if "device" in inspect.signature(function).parameters:
+        options = {"device": device, **options}
+    _check_signature(spec, function, options, "texts, prompts, metadata")
+    return TextScorer(
+        name=spec,
+        version=source_hash(function),
+        media="text",
+        needs=("prompt", "metadata"),
+        thread_safe=False,
+        deterministic=False,
+        function=partial(_call_on_texts, partial(function, **options), spec),
+    )
+
+
+def _call_on_texts(
+    function: UserFunction, spec: str, texts: list[str], prompts: list[str], metadata: list[Any]
+) -> Scores:
+    answer = function(list(texts), list(prompts), [dict(row) for row in metadata])
+    return answer if isinstance(answer, Scores) else as_scores(_as_column(answer, len(texts), spec, "text"))
 
 
 def own_part(spec: str, device: str) -> tuple[UserFunction, str]:

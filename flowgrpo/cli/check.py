@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
 from flowgrpo.geometry import TRAINED_COST, Geometry, flow_grpo_price, geometry, price
+from flowgrpo.masked_geometry import answer_geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.preflight import Preflight, preflight
 from flowgrpo.recipe import Recipe
@@ -29,8 +30,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     loaded = load_recipe(options.recipe, overrides)
     found = preflight(loaded.recipe, loaded.origins)
     found.model = found.model or known_model(loaded.recipe.model.path)
-    counts = geometry(loaded.recipe, negative_branch=found.model is None or found.model.negative_branch)
-    print("\n\n".join(page(loaded, found, counts)))
+    print("\n\n".join(page(loaded, found)))
     for problem in found.problems:
         print(f"flowgrpo: error: {problem}", file=sys.stderr)
     if found.problems:
@@ -44,15 +44,15 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def page(loaded: LoadedRecipe, found: Preflight, counts: Geometry) -> Iterator[str]:
+def page(loaded: LoadedRecipe, found: Preflight) -> Iterator[str]:
     """The sections of what is printed."""
     recipe = loaded.recipe
     yield f"recipe {recipe.name}, hash {recipe_hash(recipe)}\n{display.columns(_values(loaded))}"
-    yield f"one iteration\n{display.columns(_counts(recipe, counts))}"
+    yield f"one iteration\n{display.columns(COUNTS[recipe.model.kind](recipe, found))}"
     if found.prompts:
         yield f"prompts\n{display.columns(_prompts(recipe, found))}"
     if found.model is not None:
-        yield _estimate(recipe, estimate(recipe, counts, found.model))
+        yield _estimate(recipe, estimate(recipe, _geometry(recipe, found), found.model))
     if found.warnings:
         yield "warnings\n" + "\n".join(f"  {warning}" for warning in found.warnings)
 
@@ -66,7 +66,12 @@ def _values(loaded: LoadedRecipe) -> list[tuple[str, str, str]]:
     return sorted(rows, key=lambda row: row[2] == DEFAULT)
 
 
-def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
+def _geometry(recipe: Recipe, found: Preflight) -> Geometry:
+    return geometry(recipe, negative_branch=found.model is None or found.model.negative_branch)
+
+
+def _flow_counts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]]:
+    counts = _geometry(recipe, found)
     steps = ", ".join(map(str, counts.trained_steps))
     yield "samples", f"{counts.groups} prompts x {counts.group_size} = {counts.samples}, {counts.kept} of them trained"
     window = " in iteration 1" if recipe.sampler.window != "none" else ""
@@ -84,6 +89,30 @@ def _counts(recipe: Recipe, counts: Geometry) -> Iterator[tuple[str, str]]:
     yield "decodes", str(counts.decodes)
     yield "cost", _price(recipe)
     yield "scores", f"{counts.scored} by {', '.join(recipe.reward.names)}"
+
+
+def _answer_counts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]]:
+    counts, sampler = answer_geometry(recipe), recipe.sampler
+    samples = f"{counts.groups} prompts x {recipe.train.group_size} = {counts.samples}"
+    yield "samples", f"{samples}, {counts.kept} of them trained"
+    blocks = "one block" if sampler.block_length is None else f"blocks of {sampler.block_length}"
+    yield "decoding", f"{sampler.gen_length} tokens in {sampler.steps} steps, {blocks}, {sampler.order} first"
+    yield "likelihood", f"{recipe.objective.likelihood}: {counts.views} views, one unit per {counts.per}"
+    policy = "on-policy: every ratio is exactly 1" if counts.on_policy else "the first on-policy, the others off-policy"
+    yield "updates", f"{counts.updates}, {policy}"
+    yield "micro-batches", f"{counts.micro_batches} per update, {recipe.train.micro_batch_size} answers each at most"
+    yield "sampling forwards", f"at most {counts.sampling}"
+    twice = ", each view twice: once for its value, once for its gradient" if counts.passes > 1 else ""
+    yield "trained forwards", f"at most {counts.trained}{twice}"
+    yield "old forwards", f"at most {counts.old}" if counts.old else "0"
+    yield "reference forwards", f"at most {counts.reference}" if counts.reference else "0"
+    yield "scores", f"at most {counts.scored} by {', '.join(recipe.reward.names)}"
+
+
+COUNTS: dict[str, Callable[[Recipe, Preflight], Iterator[tuple[str, str]]]] = {
+    "flow": _flow_counts,
+    "masked_lm": _answer_counts,
+}
 
 
 def _price(recipe: Recipe) -> str:
@@ -104,8 +133,9 @@ def _ran(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{row['reward/mean']:.4g} +- {row['reward/std']:.2g}; {row['reward/zero_std_groups']:.0%} flat groups",
     )
     yield "first ratio", "exactly 1"
-    gaps = zip(row["per_step"]["step"], row["per_step"]["rollout_gap"], strict=True)
-    yield "rollout gap", ", ".join(f"step {step}: {gap:.1e}" for step, gap in gaps) or "no unit was trained"
+    if "rollout_gap" in row["per_step"]:
+        gaps = zip(row["per_step"]["step"], row["per_step"]["rollout_gap"], strict=True)
+        yield "rollout gap", ", ".join(f"step {step}: {gap:.1e}" for step, gap in gaps) or "no unit was trained"
     yield "gradient norm", f"{row['grad_norm']:.3g}"
     yield "sampling forwards", str(row["forwards/sampling"])
     yield "trained forwards", str(row["forwards/trained"])

@@ -90,7 +90,7 @@ def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device
     masters = make_masters(network, DTYPES[model.dtype])
     return _Part(
         parameters=masters,
-        reference=partial(_adapter_off, network),
+        reference=partial(adapter_off, network),
         save=partial(saving.save_lora, type(pipe), config),
         load=partial(saving.read_lora, config),
     )
@@ -103,7 +103,7 @@ def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, s
     copy = cache(lambda: load_reference(network, component, model).to(device))
     return _Part(
         parameters=masters,
-        reference=partial(_frozen_copy, copy),
+        reference=partial(frozen_copy, copy),
         save=partial(saving.save_network, network),
         load=partial(saving.read_network, network),
     )
@@ -153,7 +153,7 @@ def check_targets(network: Module, targets: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _adapter_off(network: Any) -> Iterator[Module]:
+def adapter_off(network: Any) -> Iterator[Module]:
     network.disable_adapters()
     try:
         yield network
@@ -162,5 +162,5 @@ def _adapter_off(network: Any) -> Iterator[Module]:
 
 
 @contextmanager
-def _frozen_copy(copy: Callable[[], Module]) -> Iterator[Module]:
+def frozen_copy(copy: Callable[[], Module]) -> Iterator[Module]:
     yield copy()

@@ -97,7 +97,7 @@ def optimisation_section(run: RunData) -> Html:
 
 def guard_rail_section(run: RunData) -> Html | None:
     """Statistics of the pictures that a reward must not move: drift here is how a hacked reward looks."""
-    keys = [key for key in run.keys if key.startswith("image/")]
+    keys = [key for key in run.keys if key.startswith(("image/", "answer/"))]
     if not keys:
         return None
     says = (
@@ -167,7 +167,7 @@ def _guard_chart(run: RunData, key: str) -> Html | None:
     values = run.column(key)
     start = next((value for value in values if value is not None), None)
     limits = [] if start is None else [("at the start", start)]
-    title = key.removeprefix("image/").replace("_", " ").capitalize()
+    title = key.partition("/")[2].replace("_", " ").capitalize()
     return line_chart(LineChart(title, run.iterations, [Series(title, values)], "value", limits=limits))
 
 
@@ -177,7 +177,9 @@ def _single_chart(run: RunData, key: str, prefix: str = "") -> Html | None:
 
 
 def _shown_elsewhere(key: str) -> bool:
-    return key.startswith(("parameters/", "image/", "forwards/")) or bool(re.fullmatch(r"reward/.+/(mean|std)", key))
+    return key.startswith(("parameters/", "image/", "answer/", "forwards/")) or bool(
+        re.fullmatch(r"reward/.+/(mean|std)", key)
+    )
 
 
 def _grid(charts: Iterable[Html | None], otherwise: str) -> Html:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from flowgrpo.report.answers import answer_section
 from flowgrpo.report.choices import recipe_section
 from flowgrpo.report.curves import guard_rail_section, optimisation_section, other_section, reward_section
 from flowgrpo.report.evaluations import evaluation_section
@@ -29,6 +30,7 @@ Section = Callable[[RunData], Html | None]
 
 SECTIONS: tuple[tuple[str, Section], ...] = (
     ("Evaluation", evaluation_section),
+    ("Answers", answer_section),
     ("Pictures", picture_section),
     ("Reward", reward_section),
     ("Win matrix", matrix_section),

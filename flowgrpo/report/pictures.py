@@ -20,8 +20,10 @@ PIXELATED_BELOW = 160
 KINDS = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"))
 
 
-def picture_section(run: RunData) -> Html:
-    """One card per prompt with a picture per column of the index, each with its label and score."""
+def picture_section(run: RunData) -> Html | None:
+    """One card per prompt with a picture per column of the index, each with its label and score; None for answers."""
+    if run.answers:
+        return None
     index = as_mapping(run.images)
     prompts, columns = _sequence(index.get("prompts")), _columns(index)
     if not prompts or not columns:

@@ -31,6 +31,7 @@ class RunData:
     trees: tuple[Row, ...] = ()
     matrices: tuple[Row, ...] = ()
     images: Row | None = None
+    answers: Row | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -71,6 +72,8 @@ def read_run(path: Path) -> RunData:
     """
     _check_folder(path)
     folder, notes = RunFolder(path), list[str]()
+    answers = as_mapping(_json(folder.answers, notes, "answers are left out")) if folder.answers.is_file() else None
+    images = None if answers else as_mapping(_json(folder.images / "index.json", notes, "no pictures were drawn"))
     return RunData(
         folder=folder,
         recipe=as_mapping(_json(folder.recipe, notes, "the recipe is unknown")),
@@ -80,7 +83,8 @@ def read_run(path: Path) -> RunData:
         events=_rows(folder.events, notes, "no event was recorded"),
         trees=_rows(folder.trees, notes),
         matrices=_rows(folder.matrices, notes),
-        images=as_mapping(_json(folder.images / "index.json", notes, "no pictures were drawn")) or None,
+        images=images or None,
+        answers=answers or None,
         notes=tuple(notes),
     )
 
