@@ -30,6 +30,8 @@ from tests.rewards.judge_server import Body, Judge, brightness, running, words
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "assets" / "prompts" / "shapes" / "unigen.csv"
+THINKING_S = 0.02
+"""A judge that answered at once would be done before anybody could kill its client."""
 COMPARED = ("table.csv", "results.json", "official.csv", "official.json", "counts.json")
 
 
@@ -67,18 +69,17 @@ def command(data: Path, url: str, out: Path, *, samples: int, steps: int, worker
     return [*start, "--judge", "unigenbench_judge", *size, *judge]
 
 
-def progress_of(out: Path, server: Judge, asked_before: int) -> int:
-    """Pictures on disk and questions that were asked."""
-    return len(list((out / "images").rglob("*.png"))) + server.asked - asked_before
+def drawn(out: Path) -> int:
+    """Pictures on disk."""
+    return len(list((out / "images").rglob("*.png")))
 
 
 def killed(words: Sequence[str], out: Path, server: Judge, at: int) -> bool:
-    """Run a command and kill it once so much is done; False where it ended before."""
-    before = server.asked
-    done = len(list((out / "images").rglob("*.png"))) if out.exists() else 0
+    """Run a command and kill it once `at` pictures and questions more are done; False where it ended before."""
+    target = drawn(out) + server.asked + at
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         while process.poll() is None:
-            if progress_of(out, server, before) - done >= at:
+            if drawn(out) + server.asked >= target:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 return True
@@ -120,16 +121,21 @@ def drill(
     track = repeated(data, out / "track.csv", prompts)
     options = {"samples": samples, "steps": steps, "workers": workers}
     draw = random.Random(seed)
-    moments = [draw.randrange(1, max(2, 2 * prompts * samples // (kills + 1))) for _ in range(kills)]
+    moments: list[int] = []
+    deaths = 0
     with running(findings) as server:
+        server.seconds = THINKING_S
         start = time.monotonic()
         subprocess.run(command(track, server.url, out / "whole", **options), check=True, cwd=ROOT, capture_output=True)
         seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        alone, bodies = server.asked, len(server.bodies)
+        alone = server.asked
         again = command(track, server.url, out / "killed", **options)
-        deaths = sum(killed(again, out / "killed", server, at) for at in moments)
+        for _ in range(kills):
+            left = 2 * prompts * samples - drawn(out / "killed") - (server.asked - alone)
+            moments.append(draw.randrange(1, max(2, left)))
+            deaths += killed(again, out / "killed", server, moments[-1])
         subprocess.run(again, check=True, cwd=ROOT, capture_output=True)
-        asked = questions(server.bodies[bodies:])
+        asked = questions(server.bodies[alone:])
     whole, other = results(out / "whole"), results(out / "killed")
     return {
         "prompts": prompts,
