@@ -1,7 +1,7 @@
 """Masked language models that the policy knows, as literal data. Torch-free: `flowgrpo check` reads it.
 
 A family is known by `model_type` in the model's config.json. What its checkpoints have in common is stated here, so
-that a recipe that says otherwise is refused; what differs between them (mask id, ends, chat template) the recipe states.
+that a recipe that says otherwise is refused; what differs between them (mask id, ends, template) the recipe states.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def test_prompts_and_answers(folders: dict[str, Path]) -> None:
     assert model.tokens("1+2=") == (1, 6, 15, 7, 18)
     assert model.text([6, 7, 2, 8, 3]) == "12" and model.text([6, 0, 7]) == "1"
     assert model.text([6, toys.VOCABULARY + 1]) == "1"  # an id that no tokenizer knows
-    with pytest.raises(RunError, match="has 8 tokens, more than model.max_sequence_length = 6"):
+    with pytest.raises(RunError, match=r"has 8 tokens, more than model\.max_sequence_length = 6"):
         model.tokens("100+200")
 
 

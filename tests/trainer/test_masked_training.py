@@ -287,5 +287,5 @@ def test_preflight_looks_into_the_model_without_loading_it(make: Make, tmp_path:
 
 
 def test_a_prompt_that_is_too_long_stops_before_training(make: Make) -> None:
-    with pytest.raises(FlowgrpoError, match="more than model.max_sequence_length = 3"):
+    with pytest.raises(FlowgrpoError, match=r"more than model\.max_sequence_length = 3"):
         Trainer(make(model__max_sequence_length=3)).run()
