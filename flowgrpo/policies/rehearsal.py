@@ -20,10 +20,11 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import Module, Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowgrpo.policies import pipeline, qwen_image, z_image
@@ -155,9 +156,10 @@ def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
         made = getattr(diffusers, entry[0]).from_config(entry[1])
         return made.to(dtype) if isinstance(made, Module) else made
 
-    dtypes = {"vae": torch.float32, "scheduler": torch.float32}
-    entries = {**real["networks"], "vae": real["vae"], "scheduler": real["scheduler"]}
+    entries, dtypes = {**real["networks"], "vae": real["vae"]}, {"vae": torch.float32}
     parts = {name: make(entry, dtypes.get(name, torch.bfloat16)) for name, entry in entries.items()}
+    with unset_fake_temporarily():  # a scheduler reads its own levels
+        parts["scheduler"] = make(real["scheduler"], torch.float32)
     for name in (*real["networks"], "vae"):
         parts[name].requires_grad_(False).eval()
     pipe = _pipeline(diffusers, real, parts)
@@ -201,7 +203,9 @@ def rehearse(name: str) -> dict[str, Any]:
         for network in networks_of(policy._pipe).values():
             network.enable_gradient_checkpointing()  # type: ignore[operator]
             network.zero_grad(set_to_none=True)
-        saved = measured(policy, lambda: _replay(policy, x, cond, real))
+        # Stopping early leaves by an exception, whose traceback keeps each block's tensors until they are collected.
+        with set_checkpoint_early_stop(False):
+            saved = measured(policy, lambda: _replay(policy, x, cond, real))
     return {
         **_sizes(real, policy),
         **_geometry(real, policy),
