@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 PACKAGES = ("flowgrpo", "reward_models", "samplers")
 _ROOT = Path(__file__).parents[2]
@@ -24,10 +24,17 @@ def warnings_as_lines() -> Iterator[None]:
     further: Counter[tuple[str, int]] = Counter()
     first: dict[tuple[str, int], str] = {}
 
-    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         place = (filename, lineno)
         if not (issubclass(category, UserWarning) and _is_ours(filename)):
-            python_shows(message, category, filename, lineno, *rest)
+            python_shows(message, category, filename, lineno, file, line)
         elif place in first:
             further[place] += 1
         else:
