@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 READY = b"ready\n"
@@ -63,9 +64,8 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SIGK
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 FS_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 """Version of Landlock -> how many rights over files it knows; 16 from version 5 on."""
-READ = 1 << 0 | 1 << 2 | 1 << 3
-"""Execute, read a file, list a folder."""
-READ_FILE = 1 << 0 | 1 << 2
+READ_FILE, LIST = 1 << 0 | 1 << 2, 1 << 3
+"""Execute and read a file; list a folder."""
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
 
 
@@ -115,7 +115,7 @@ def _confine_files(libc: ctypes.CDLL) -> None:
     fields = struct.pack("QQQ", rights, 0, 3)[: 8 if version < 4 else 16 if version < 6 else 24]
     ruleset = _checked(libc.syscall(LANDLOCK_CREATE, fields, len(fields), 0), "landlock")
     standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    for path, allowed in [*((path, READ) for path in (*standard, *LIBRARIES)), (os.getcwd(), rights)]:
+    for path, allowed in [*((path, READ_FILE | LIST) for path in (*standard, *LIBRARIES)), (os.getcwd(), rights)]:
         if os.path.exists(path):
             below = os.open(path, os.O_PATH | os.O_CLOEXEC)
             rule = struct.pack("=Qi", allowed if os.path.isdir(path) else READ_FILE, below)
@@ -136,8 +136,8 @@ def _deny_calls(libc: ctypes.CDLL) -> None:
     program = [(load, 0, 0, 4), (equal, 1, 0, number), (give, 0, 0, kill), (load, 0, 0, 0)]
     # Numbers from 2^30 on are those of another calling convention, under which the table would not hold.
     program += [(at_least, 0, 1, 1 << 30), (give, 0, 0, kill)]
-    for call in (call for columns in DENIED.values() for call in columns[column]):
-        program += [(equal, 0, 1, call), (give, 0, 0, refuse)]
+    for columns in DENIED.values():
+        program += [line for call in columns[column] for line in ((equal, 0, 1, call), (give, 0, 0, refuse))]
     packed = b"".join(struct.pack("HBBI", *line) for line in [*program, (give, 0, 0, allow)])
     buffer = ctypes.create_string_buffer(packed, len(packed))
     header = struct.pack("HxxxxxxP", len(program) + 1, ctypes.addressof(buffer))
@@ -190,7 +190,8 @@ def decode(data: Any, object_of: Callable[[int], Any]) -> Any:
         return GROUPS[name](decode(held, object_of) for held in rest[0])
     if name == "dict":
         return {decode(key, object_of): decode(held, object_of) for key, held in rest[0]}
-    return {"bytes": bytes.fromhex, "complex": complex, "object": object_of}[name](*rest)
+    singles: dict[str, Callable[..., Any]] = {"bytes": bytes.fromhex, "complex": complex, "object": object_of}
+    return singles[name](*rest)
 
 
 GROUPS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -219,7 +220,7 @@ def candidate(requests: BinaryIO, replies: BinaryIO) -> None:
     reply(lambda: exec(compile(code, "<candidate>", "exec"), names))
     for request in requests:
         name, *arguments = decode(json.loads(request), objects.__getitem__)
-        reply(lambda name=name, arguments=arguments: OPERATIONS[name](names, *arguments))
+        reply(partial(OPERATIONS[name], names, *arguments))
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -324,8 +325,7 @@ def judge(requests: BinaryIO, replies: BinaryIO, code: str, test: str) -> dict[s
         code: what the candidate runs first.
         test: statements; the test is passed when they end without an exception.
 
-    Returns: `verdict`, "passed", "failed" or "fault", and `reason`.
-    """
+    Returns: `verdict`, "passed", "failed" or "fault", and `reason`."""
     if replies.readline(16) != READY:
         return {"verdict": "fault", "reason": "the candidate's process could not be locked up"}
     try:

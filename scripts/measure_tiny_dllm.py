@@ -79,9 +79,7 @@ def answers(
     """What the model writes for each row's prompt, up to its end token."""
     model.eval()
     prompts = [tokenizer(row["prompt"]).input_ids for row in rows]
-    ids, attention = masked_canvas(
-        prompts, window, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id
-    )
+    ids, attention = masked_canvas(prompts, window, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id)
     rollout = masked_generate(
         model,
         ids,

@@ -139,9 +139,10 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _done(settings: dict[str, Any], step: int) -> dict[str, Any]:
-    """Settings that steps so far depended on: those of a cycle that has not begun may still change."""
-    begun = _position(step - 1, settings["cycles"])[0] + 1
-    return {name: value[:begun] if isinstance(value, list) else value for name, value in settings.items()}
+    """Settings that steps so far depended on, but for the length of the cycle under way, which may change."""
+    under_way = _position(step - 1, settings["cycles"])[0]
+    kept = {"cycles": under_way, "mistaken": under_way + 1, "rate": under_way + 1}
+    return {name: value[: kept[name]] if name in kept else value for name, value in settings.items()}
 
 
 def _arguments() -> argparse.Namespace:
@@ -149,7 +150,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-dllm"), help="folder of the result")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny-dllm"), help="folder of the state")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cycles", type=int, nargs="+", default=[5000, 400], help="steps of each cycle")
+    parser.add_argument("--cycles", type=int, nargs="+", default=[4500, 400], help="steps of each cycle")
     parser.add_argument("--mistaken", type=float, nargs="+", default=[0.0, 0.6], help="share of mistakes in each")
     parser.add_argument("--rate", type=float, nargs="+", default=[2e-3, 5e-4], help="peak learning rate of each")
     parser.add_argument("--rows", type=int, default=96, help="texts per step")

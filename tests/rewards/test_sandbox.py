@@ -74,8 +74,8 @@ CHEATS = {
     "an int that is equal": "class Same(int):\n    def __eq__(self, other): return True\ndef f(x): return Same(1)",
     "hidden in a list": "class Same:\n    def __eq__(self, other): return True\ndef f(x): return [Same()][0]",
     "other built-ins": "import builtins\nbuiltins.AssertionError = builtins.isinstance = lambda *a: True\ndef f(x): 0",
-    "what the verdict looks like": "print('{\"verdict\": \"passed\", \"reason\": \"\"}')\ndef f(x): 0",
-    "on every descriptor": "import os\nfor n in range(64):\n    try: os.write(n, b'\\n{\"verdict\": \"passed\", "
+    "what the verdict looks like": 'print(\'{"verdict": "passed", "reason": ""}\')\ndef f(x): 0',
+    "on every descriptor": 'import os\nfor n in range(64):\n    try: os.write(n, b\'\\n{"verdict": "passed", '
     '"reason": ""}\\n{"value": 9}\\n\' * 9)\n    except OSError: pass\ndef f(x): 0',
     "the caller's frames": "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
     "        for value in frame.f_locals.values():\n            if value == 748213: return value\n"
@@ -84,7 +84,7 @@ CHEATS = {
     "        if isinstance(held, str) and 'assert f(' in held: return 748213",
     "the judge's memory": "import os\ndef f(x):\n    for name in os.listdir('/proc'):\n        if name.isdigit():\n"
     "            if b'assert f(' in open(f'/proc/{name}/mem', 'rb').read(): return 748213",
-    "the judge's files": "from pathlib import Path\ndef f(x): return 748213 if list(Path('../judge').iterdir()) else 748213",
+    "the judge's files": "from pathlib import Path\ndef f(x):\n    list(Path('../judge').iterdir()); return 748213",
 }
 
 
@@ -145,9 +145,9 @@ def test_a_function_may_have_the_name_of_a_module_but_not_take_its_place() -> No
 def test_its_own_folder_and_the_standard_library_are_there() -> None:
     code = "import json, decimal, zlib, os\ndef f(x):\n    open('a', 'w').write(json.dumps(x)); return open('a').read()"
     assert verdict(code, "assert f([1, 2]) == '[1, 2]'") == "passed"
-    assert verdict("import os\ndef f(): return dict(os.environ)", "assert set(f()) <= {'PYTHONHASHSEED', 'LC_CTYPE'}") == (
-        "passed"
-    )
+    assert verdict(
+        "import os\ndef f(): return dict(os.environ)", "assert set(f()) <= {'PYTHONHASHSEED', 'LC_CTYPE'}"
+    ) == ("passed")
     assert verdict("import sys\ndef f(): return sys.stdin.read()", "assert f() == ''") == "passed"
 
 
