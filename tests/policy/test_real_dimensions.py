@@ -1,0 +1,87 @@
+"""Models at their real size without their weights: one is rehearsed here, all by `scripts/check_real_dimensions.py`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from flowgrpo.assets import CANDIDATES
+from flowgrpo.estimates import activations_per_row
+from flowgrpo.model_facts import known_model
+from flowgrpo.policies.facts import FACTS
+from flowgrpo.policies.rehearsal import LiveBytes, problems, read_real, real_names, recorded_call, rehearse
+from flowgrpo.recipe import Model
+
+TABLE = CANDIDATES[0] / "benchmarks" / "real_dimensions.json"
+REHEARSED = "sana-1600m"
+
+
+def table() -> dict[str, dict]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+def test_one_model_is_rehearsed_and_agrees_with_the_table():
+    row = rehearse(REHEARSED)
+    assert problems(REHEARSED, row) == []
+    held = table()[REHEARSED]
+    assert row["parameters"] == held["parameters"] and row["flops"] == held["flops"]
+    assert row["bytes"]["checkpointed"] < row["bytes"]["training"] / 3
+    # The backward pass of an adapter: gradients of inputs alone, and none before the first block.
+    assert 1.9 < row["flops"]["training"] / row["flops"]["sampling"] < 2.5
+
+
+@pytest.mark.parametrize("name", real_names())
+def test_packing_and_timestep_of_every_model(name):
+    expected = read_real(name)["expected"]
+    seen = recorded_call(read_real(name))
+    assert seen == {key: expected[key] for key in ("network_input", "timestep_at_half")}
+
+
+@pytest.mark.parametrize("name", real_names())
+def test_the_tables_rows_are_what_was_published(name):
+    if name not in table():
+        pytest.skip("not in the table yet: scripts/check_real_dimensions.py")
+    assert problems(name, table()[name]) == []
+
+
+def test_every_family_has_a_model_of_real_size():
+    assert {read_real(name)["pipeline"] for name in real_names()} == set(FACTS)
+    assert all(hub in FACTS[row["pipeline"]].hub for row in table().values() for hub in row["hub"])
+
+
+def test_a_wrong_number_is_named():
+    row = table()[REHEARSED]
+    assert problems(REHEARSED, {**row, "latent": [16, 64, 64]}) == [
+        f"{REHEARSED}: latent is [16, 64, 64], not [32, 32, 32]"
+    ]
+    heavier = {key: int(1.05 * count) for key, count in row["parameters"].items()}
+    assert "parameters, published are 1,600,000,000" in problems(REHEARSED, {**row, "parameters": heavier})[0]
+
+
+def test_live_bytes_counts_what_is_alive_at_once():
+    live = LiveBytes()
+    known = torch.zeros(1000)
+    live.know(iter([known]))
+    with live:
+        first = known + 1
+        del first
+        second = known.view(10, 100) + 1
+        third = second * 2
+    assert (live.now, live.peak) == (8000, 8000)
+    del second, third
+    assert (live.now, live.peak) == (0, 8000)
+
+
+def test_check_knows_a_hub_model_that_was_never_fetched():
+    row = table()[REHEARSED]
+    facts = known_model(row["hub"][0])
+    assert facts is not None and facts.network_parameters == row["parameters"]["transformer"]
+    assert facts.negative_branch
+    assert facts.adapter_parameters(64, None) == 64 * row["adapter"]["sides"]
+    model = Model(path=row["hub"][0], dtype="bfloat16", height=1024, width=1024)
+    assert activations_per_row(facts, model) == row["bytes"]["training"] / 2, "guidance made it two rows"
+    wide = model.model_copy(update={"width": 2048, "gradient_checkpointing": True})
+    assert activations_per_row(facts, wide) == row["bytes"]["checkpointed"]
+    assert known_model("nobody/nothing") is None
