@@ -24,8 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import Module, Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import set_checkpoint_early_stop
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from flowgrpo.policies import pipeline, qwen_image, z_image
 from flowgrpo.policies.adapters import attach
@@ -57,20 +56,26 @@ def read_real(name: str) -> dict[str, Any]:
     return json.loads((REAL_CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that are made and not yet gone, and the most that there were at once."""
+class Meter(TorchDispatchMode):
+    """Counts FLOPs, the bytes of tensors that are made and not yet gone, and the most bytes that there were at once.
+
+    torch's own FLOP counter follows modules with hooks that hold their inputs, so bytes beside it would be too many.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.flops = 0
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs `func` and counts what it returned."""
+        """Runs `func` and counts what it did and returned."""
         result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.flops += 0 if count is None else count(*args, **(kwargs or {}), out_val=result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf.untyped_storage())
@@ -104,12 +109,12 @@ class Cost:
 
 def measured(policy: PipelinePolicy, run: Callable[[], Any]) -> Cost:
     """What `run` costs."""
-    live, flops = LiveBytes(), FlopCounterMode(display=False)
+    meter = Meter()
     for part in policy.parts().values():
-        live.know(iter([*part.parameters(), *part.buffers()]))
-    with flops, live:
+        meter.know(iter([*part.parameters(), *part.buffers()]))
+    with meter:
         run()
-    return Cost(flops.get_total_flops(), live.peak)
+    return Cost(meter.flops, meter.peak)
 
 
 @contextmanager
@@ -203,9 +208,7 @@ def rehearse(name: str) -> dict[str, Any]:
         for network in networks_of(policy._pipe).values():
             network.enable_gradient_checkpointing()  # type: ignore[operator]
             network.zero_grad(set_to_none=True)
-        # Stopping early leaves by an exception, whose traceback keeps each block's tensors until they are collected.
-        with set_checkpoint_early_stop(False):
-            saved = measured(policy, lambda: _replay(policy, x, cond, real))
+        saved = measured(policy, lambda: _replay(policy, x, cond, real))
     return {
         **_sizes(real, policy),
         **_geometry(real, policy),

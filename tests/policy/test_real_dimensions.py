@@ -11,7 +11,7 @@ from flowgrpo.assets import CANDIDATES
 from flowgrpo.estimates import activations_per_row
 from flowgrpo.model_facts import known_model
 from flowgrpo.policies.facts import FACTS
-from flowgrpo.policies.rehearsal import LiveBytes, problems, read_real, real_names, recorded_call, rehearse
+from flowgrpo.policies.rehearsal import Meter, problems, read_real, real_names, recorded_call, rehearse
 from flowgrpo.recipe import Model
 
 TABLE = CANDIDATES[0] / "benchmarks" / "real_dimensions.json"
@@ -60,18 +60,20 @@ def test_a_wrong_number_is_named():
     assert "parameters, published are 1,600,000,000" in problems(REHEARSED, {**row, "parameters": heavier})[0]
 
 
-def test_live_bytes_counts_what_is_alive_at_once():
-    live = LiveBytes()
+def test_meter_counts_what_is_alive_at_once():
+    meter = Meter()
     known = torch.zeros(1000)
-    live.know(iter([known]))
-    with live:
+    meter.know(iter([known]))
+    with meter:
         first = known + 1
         del first
         second = known.view(10, 100) + 1
         third = second * 2
-    assert (live.now, live.peak) == (8000, 8000)
-    del second, third
-    assert (live.now, live.peak) == (0, 8000)
+        product = known.view(10, 100) @ known.view(100, 10)
+    assert (meter.now, meter.peak) == (8400, 8400)
+    assert meter.flops == 2 * 10 * 100 * 10 == 2 * product.numel() * 100
+    del second, third, product
+    assert (meter.now, meter.peak) == (0, 8400)
 
 
 def test_check_knows_a_hub_model_that_was_never_fetched():
