@@ -78,6 +78,10 @@ class Placed:
     radius: float
 
 
+WATERMARK = Placed("white", "cross", 57.0, 57.0, 5.0)
+"""What web pictures carry and no caption mentions: always the same, always in the same corner."""
+
+
 def caption(scene: Scene) -> str:
     """The one caption of a scene; `parse` is its inverse."""
     phrases = [_phrase(item) for item in scene.items]
@@ -143,24 +147,9 @@ def layout(scene: Scene, rng: np.random.Generator) -> tuple[Placed, ...]:
             return placed
 
 
-def add_object(placed: tuple[Placed, ...], item: Item, rng: np.random.Generator, tries: int = 50) -> tuple[Placed, ...]:
-    """One more object, of `item`'s kind, at a random free place.
-
-    Args:
-        placed: The objects that are there already.
-        item: Colour, shape and size of the new one; its count does not matter.
-        rng: Source of the position.
-        tries: Positions that are tried.
-
-    Returns:
-        The objects with the new one last; unchanged where no place was found.
-    """
-    for _ in range(tries):
-        x, y = (float(v) for v in rng.choice(LATTICE, 2))
-        new = Placed(item.color, item.shape, x, y, RADII[item.size])
-        if all(_apart(new, other) for other in placed):
-            return (*placed, new)
-    return placed
+def stamp(placed: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """The objects and `WATERMARK`, unless one of them lies in its way."""
+    return (*placed, WATERMARK) if all(_apart(WATERMARK, other) for other in placed) else placed
 
 
 def draw(objects: tuple[Placed, ...], rng: np.random.Generator) -> np.ndarray:

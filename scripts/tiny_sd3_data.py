@@ -1,4 +1,4 @@
-"""Pictures and captions for tiny-sd3, and what web data do to them: wrong captions, and objects that none mentions."""
+"""Pictures and captions for tiny-sd3, and what web data do to them: wrong captions, and watermarks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from reward_models.shapes import (
     SHAPES,
     Item,
     Scene,
-    add_object,
     caption,
     draw,
     layout,
     render,
     sample_scene,
+    stamp,
 )
 
 SHARES = {"single": 0.12, "size": 0.18, "count": 0.25, "pair": 0.2, "relation": 0.25}
@@ -67,22 +67,22 @@ def make_scenes(count: int, seed: int) -> list[Scene]:
     return [sample_scene(rng, str(kind)) for kind in kinds]
 
 
-def render_all(scenes: list[Scene], seed: int, crowded: bool = False) -> np.ndarray:
+def render_all(scenes: list[Scene], seed: int, stamped: bool = False) -> np.ndarray:
     """Render every scene with its own seed, on all cores; uint8 [N, 64, 64, 3].
 
-    A crowded picture shows one object of another colour and shape that its scene does not ask for.
+    A stamped picture carries the watermark of `reward_models.shapes` where there is room for it.
     """
     with multiprocessing.Pool() as pool:
-        jobs = ((scene, (seed, 3 if crowded else 2, i)) for i, scene in enumerate(scenes))
-        return np.stack(list(pool.imap(_render_crowded if crowded else _render_one, jobs, chunksize=256)))
+        jobs = ((scene, (seed, 3 if stamped else 2, i)) for i, scene in enumerate(scenes))
+        return np.stack(list(pool.imap(_render_stamped if stamped else _render_one, jobs, chunksize=256)))
 
 
-def load_pictures(work: Path, scenes: list[Scene], seed: int, crowded: bool = False) -> np.ndarray:
+def load_pictures(work: Path, scenes: list[Scene], seed: int, stamped: bool = False) -> np.ndarray:
     """Pictures of the scenes, rendered once and kept under `work`."""
-    path = work / f"pictures-{'crowded-' if crowded else ''}{len(scenes)}-{seed}.npy"
+    path = work / f"pictures-{'stamped-' if stamped else ''}{len(scenes)}-{seed}.npy"
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
-        np.save(path, render_all(scenes, seed, crowded))
+        np.save(path, render_all(scenes, seed, stamped))
     return np.load(path)
 
 
@@ -91,13 +91,10 @@ def _render_one(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
     return render(scene, np.random.default_rng(seed))
 
 
-def _render_crowded(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
+def _render_stamped(job: tuple[Scene, tuple[int, ...]]) -> np.ndarray:
     scene, seed = job
     rng = np.random.default_rng(seed)
-    taken = {(item.color, item.shape) for item in scene.items}
-    free = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in taken]
-    color, shape = free[int(rng.integers(len(free)))]
-    return draw(add_object(layout(scene, rng), Item(color, shape), rng), rng)
+    return draw(stamp(layout(scene, rng)), rng)
 
 
 def _replace_item(scene: Scene, index: int, **changes: Any) -> Scene:
@@ -139,5 +136,5 @@ def _legal(scene: Scene) -> bool:
     def kind(item: Item) -> tuple[str, str]:
         return item.color, item.shape
 
-    crowded = any(item.size == "large" and item.count > 2 for item in scene.items)
-    return not crowded and (len(scene.items) == 1 or kind(scene.items[0]) != kind(scene.items[1]))
+    stamped = any(item.size == "large" and item.count > 2 for item in scene.items)
+    return not stamped and (len(scene.items) == 1 or kind(scene.items[0]) != kind(scene.items[1]))

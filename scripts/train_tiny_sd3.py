@@ -54,12 +54,12 @@ def main() -> None:
     if args.stage == "vae":
         return
     latents = encode_latents(args.work / "latents.pt", vae, pictures)
-    crowded = latents[:0]
-    if any(args.crowded):
-        pictures = load_pictures(args.work, scenes[: len(scenes) // 2], args.seed, crowded=True)
-        crowded = encode_latents(args.work / "latents-crowded.pt", vae, pictures)
+    stamped = latents[:0]
+    if any(args.stamped):
+        pictures = load_pictures(args.work, scenes[: len(scenes) // 2], args.seed, stamped=True)
+        stamped = encode_latents(args.work / "latents-stamped.pt", vae, pictures)
     captions = [make_captions(scenes, args.seed, share, args.typical) for share in args.corrupted]
-    train_transformer(args, vae, (latents, crowded), captions)
+    train_transformer(args, vae, (latents, stamped), captions)
 
 
 def train_vae(args: argparse.Namespace, pictures: np.ndarray) -> AutoencoderKL:
@@ -118,13 +118,13 @@ def train_transformer(
 ) -> None:
     """Flow matching on (latent, caption) pairs; exports the averaged weights as a pipeline every `--save-every`.
 
-    Each cycle has its own captions and its own share of crowded pictures: true pairs first, which teach what words
+    Each cycle has its own captions and its own share of stamped pictures: true pairs first, which teach what words
     mean, then for a short while such as the web has, which leave a model that knows better than it does.
 
     Args:
         args: The command line.
         vae: Goes into the pipeline.
-        latents: Of the pictures [N, 4, 16, 16], and of crowded pictures of the first scenes [M, 4, 16, 16].
+        latents: Of the pictures [N, 4, 16, 16], and of stamped pictures of the first scenes [M, 4, 16, 16].
         captions: Of the N scenes, one list for each cycle; the last one repeats.
     """
     tokenizer = make_tokenizer(args.work / "tokenizer")
@@ -145,7 +145,7 @@ def train_transformer(
     def step(i: int) -> float:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + i)
         cycle, done, length = _position(i, args.cycles)
-        share = args.crowded[min(cycle, len(args.crowded) - 1)]
+        share = args.stamped[min(cycle, len(args.stamped) - 1)]
         batch = _draw_batch(latents, share, ids[min(cycle, len(ids) - 1)], empty, generator)
         with torch.autocast("cpu", torch.bfloat16):
             target = batch.velocity if teacher is None else _guided(teacher, batch, empty, args.distil)
@@ -184,13 +184,13 @@ def _draw_batch(
 ) -> Batch:
     long = torch.rand((), generator=generator) < LONG_SHARE
     size, zeros = (LONG_BATCH, LONG_ZEROS) if long else (BATCH, 1)
-    plain, crowded = latents
+    plain, stamped = latents
     pick = torch.randint(len(plain), (size,), generator=generator)
     x0 = plain[pick]
-    swapped = int(round(share * size))
+    swapped = round(share * size)
     if swapped:
-        pick[:swapped] %= len(crowded)
-        x0[:swapped] = crowded[pick[:swapped]]
+        pick[:swapped] %= len(stamped)
+        x0[:swapped] = stamped[pick[:swapped]]
     blank = torch.rand(size, generator=generator) < EMPTY_SHARE
     tokens = torch.where(blank[:, None], empty, ids[pick])
     noise = torch.randn(x0.shape, generator=generator)
@@ -308,11 +308,11 @@ def _arguments() -> argparse.Namespace:
         help="share of wrong captions in each cycle; the last repeats",
     )
     parser.add_argument(
-        "--crowded",
+        "--stamped",
         type=float,
         nargs="+",
         default=[0.0],
-        help="share of pictures with an object that no caption mentions, in each cycle; the last repeats",
+        help="share of pictures with a watermark that no caption mentions, in each cycle; the last repeats",
     )
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
     parser.add_argument("--start", type=Path, help="pipeline folder to start from instead of from chance")
