@@ -95,7 +95,7 @@ def test_shelves_hold_answers_that_end() -> None:
     for shelf in shelves:
         assert (shelf.prompts[:, 0] == tokenizer.bos_token_id).all() and shelf.right.shape == shelf.wrong.shape
         ended = (shelf.right == tokenizer.eos_token_id).any(1).all().item()
-        assert ended == (shelf.task != "sudoku") and (shelf.task == "arithmetic" or len(shelf.prompts) in (10, 50))
+        assert ended == (shelf.task != "sudoku")
     assert sum(len(shelf.prompts) for shelf in shelves) == 110
 
 
