@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", metavar="W", type=float)
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("samples"), help="of pictures")
     parser.add_argument("--show-steps", action="store_true", help="print how each answer was unmasked, step by step")
-    parser.add_argument(
-        "--html", metavar="FILE", type=Path, help="write a page that plays the unmasking"
-    )
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page that plays the unmasking")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -205,6 +205,7 @@ def test_a_rewarded_answer_becomes_likelier(make: Make) -> None:
 @pytest.mark.parametrize("name", ["diffu_grpo_demo", "mdpo_demo"])
 def test_a_run_that_stops_and_resumes_equals_one_that_does_not(make: Make, name: str, tmp_path: Path) -> None:
     settings = {"train__updates_per_iteration": 2, "train__ema_decay": 0.7, "run__images": 0, "eval__prompts": {}}
+    settings["train__inner_epochs"] = 2
     Trainer(make(name, train__iterations=3, run__dir=str(tmp_path / "whole"), **settings)).run()
     Trainer(make(name, train__iterations=1, run__dir=str(tmp_path / "broken"), **settings)).run()
     Trainer(make(name, train__iterations=3, run__dir=str(tmp_path / "broken"), **settings)).run()
