@@ -194,7 +194,7 @@ def evaluate(
     """
     section = recipe.eval
     medium = load_medium(recipe, adapter=adapter)
-    given = {"steps": steps, "guidance_scale": guidance_scale}
+    given: Row = {"steps": steps, "guidance_scale": guidance_scale}
     settings = Settings(
         set=set_name,
         drawing=medium.drawing(**{name: value for name, value in given.items() if value is not None}),

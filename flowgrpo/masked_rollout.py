@@ -64,8 +64,9 @@ def decoding_of(settings: Mapping[str, Any], policy: TextPolicy) -> Decoding:
     for key, table in TABLES.items():
         if values[key] not in table:
             values[key] = resolve(values[key], table, f"sampler.{key}")
-    ends = {"eos_ids": policy.ends.eos_ids, "pad_ids": policy.ends.pad_ids} if settings["stop_at_end"] else {}
-    return Decoding(**values, **ends)
+    if settings["stop_at_end"]:
+        values |= {"eos_ids": policy.ends.eos_ids, "pad_ids": policy.ends.pad_ids}
+    return Decoding(**values)
 
 
 def decode(
@@ -272,5 +273,5 @@ def _lengthened(part: MaskedRollout, name: str, most: int) -> Any:
 
 
 def _on_cpu(rollout: MaskedRollout) -> MaskedRollout:
-    held = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
-    return MaskedRollout(**{name: None if value is None else value.cpu() for name, value in held.items()})
+    held: dict[str, Any] = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    return MaskedRollout(**{name: value if value is None else value.cpu() for name, value in held.items()})

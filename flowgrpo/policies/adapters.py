@@ -41,8 +41,8 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """The trained part of one network; the fields of `Trained`, for one component."""
+class TrainedPart:
+    """The trained part of one network."""
 
     parameters: dict[str, Parameter]
     reference: Callable[[], AbstractContextManager[Module]]
@@ -69,7 +69,7 @@ def attach(pipe: Any, model: Model, *, device: torch.device, seed: int) -> Train
     )
 
 
-def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> _Part:
+def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> TrainedPart:
     """A low-rank adapter on the recipe's or the family's targets, Gaussian A, zero B (the identity at the start).
 
     Source: LoRA (arXiv 2106.09685); ranks and targets as Flow-GRPO (arXiv 2505.05470) publishes them.
@@ -88,7 +88,7 @@ def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device
         network.add_adapter(config)
     network.eval()
     masters = make_masters(network, DTYPES[model.dtype])
-    return _Part(
+    return TrainedPart(
         parameters=masters,
         reference=partial(adapter_off, network),
         save=partial(saving.save_lora, type(pipe), config),
@@ -96,12 +96,12 @@ def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device
     )
 
 
-def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> _Part:
+def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> TrainedPart:
     """Every parameter of the transformer; the reference is a frozen copy, made when it is first asked for."""
     network = getattr(pipe, component).requires_grad_(True)
     masters = make_masters(network, DTYPES[model.dtype])
     copy = cache(lambda: load_reference(network, component, model).to(device))
-    return _Part(
+    return TrainedPart(
         parameters=masters,
         reference=partial(frozen_copy, copy),
         save=partial(saving.save_network, network),
@@ -109,7 +109,7 @@ def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, s
     )
 
 
-ADAPTERS: dict[str, Callable[..., _Part]] = {"lora": attach_lora, "full": unfreeze}
+ADAPTERS: dict[str, Callable[..., TrainedPart]] = {"lora": attach_lora, "full": unfreeze}
 
 
 def _key(component: str, name: str) -> str:
@@ -121,17 +121,17 @@ def _folder(folder: Path, component: str) -> Path:
 
 
 @contextmanager
-def _references(parts: Mapping[str, _Part]) -> Iterator[Mapping[str, Module]]:
+def _references(parts: Mapping[str, TrainedPart]) -> Iterator[Mapping[str, Module]]:
     with ExitStack() as stack:
         yield {name: stack.enter_context(part.reference()) for name, part in parts.items()}
 
 
-def _save_parts(parts: Mapping[str, _Part], folder: Path, state: State) -> None:
+def _save_parts(parts: Mapping[str, TrainedPart], folder: Path, state: State) -> None:
     for name, part in parts.items():
         part.save(_folder(folder, name), {key: state[_key(name, key)] for key in part.parameters})
 
 
-def _load_parts(parts: Mapping[str, _Part], folder: Path) -> dict[str, Tensor]:
+def _load_parts(parts: Mapping[str, TrainedPart], folder: Path) -> dict[str, Tensor]:
     loaded = {name: part.load(_folder(folder, name)) for name, part in parts.items()}
     return {_key(name, key): tensor for name, state in loaded.items() for key, tensor in state.items()}
 

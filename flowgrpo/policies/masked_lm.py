@@ -15,7 +15,7 @@ from torch.nn import Module, Parameter
 
 from flowgrpo.errors import RecipeError, RunError, first_line
 from flowgrpo.likelihood_masked import Projected
-from flowgrpo.policies.adapters import Trained, adapter_off, check_targets, frozen_copy
+from flowgrpo.policies.adapters import TrainedPart, adapter_off, check_targets, frozen_copy
 from flowgrpo.policies.loading import locate
 from flowgrpo.policies.masked_families import FAMILIES, MaskedFamily, contradictions, unstated
 from flowgrpo.policies.masked_saving import read_lora, read_network, save_lora, save_network
@@ -38,7 +38,7 @@ class MaskedPolicy:
     The network is always in eval mode, in training too: dropout would make old and new log-probs differ.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, model: Model, trained: Trained, device: torch.device) -> None:
+    def __init__(self, network: Any, tokenizer: Any, model: Model, trained: TrainedPart, device: torch.device) -> None:
         self.device = device
         self.mask_id = int(model.mask_id or 0)
         self.ends = Ends(tuple(model.eos_ids), tuple(model.pad_ids))
@@ -193,7 +193,7 @@ def load_network(model: Model, family: MaskedFamily) -> Any:
 
 def _attach_lora(
     network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, device: torch.device, seed: int
-) -> Trained:
+) -> TrainedPart:
     """A low-rank adapter on the recipe's or the family's targets. Source: LoRA (arXiv 2106.09685)."""
     from peft import LoraConfig
 
@@ -208,7 +208,7 @@ def _attach_lora(
         torch.manual_seed(seed)
         network.add_adapter(config)
     network.eval()
-    return Trained(
+    return TrainedPart(
         parameters=make_masters(network, DTYPES[model.dtype]),
         reference=partial(adapter_off, network),
         save=partial(save_lora, config),
@@ -218,7 +218,7 @@ def _attach_lora(
 
 def _unfreeze(
     network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, device: torch.device, seed: int
-) -> Trained:
+) -> TrainedPart:
     """Every parameter; the reference is a frozen copy, made when it is first asked for."""
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
     if tied and model.dtype != "float32":
@@ -229,7 +229,7 @@ def _unfreeze(
     network.requires_grad_(True)
     masters = make_masters(network, DTYPES[model.dtype])
     copy = cache(lambda: freeze(load_network(model, family), DTYPES[model.dtype]).to(device))
-    return Trained(
+    return TrainedPart(
         parameters=masters,
         reference=partial(frozen_copy, copy),
         save=partial(save_network, network, tokenizer),
@@ -237,7 +237,7 @@ def _unfreeze(
     )
 
 
-ADAPTERS: dict[str, Callable[..., Trained]] = {"lora": _attach_lora, "full": _unfreeze}
+ADAPTERS: dict[str, Callable[..., TrainedPart]] = {"lora": _attach_lora, "full": _unfreeze}
 
 
 def _config(model: Model) -> dict[str, Any]:
