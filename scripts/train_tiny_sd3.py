@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import time
@@ -159,6 +160,7 @@ def train_transformer(
         # Text encoders stay in float32: transformers loads them in the precision of the file, diffusers does not.
         network, decoder = copy.deepcopy(average[0]).half(), copy.deepcopy(vae).half()
         make_pipeline(decoder, network, (average[1], average[2]), tokenizer).save_pretrained(args.out)
+        _forget_path(args.out / "vae" / "config.json")
 
     _loop("transformer", start, sum(args.cycles), step, save, args.save_every)
     save(sum(args.cycles))
@@ -271,6 +273,13 @@ def _loop(
             recent.clear()
         if save and done % every == 0 and done < steps:
             save(done)
+
+
+def _forget_path(path: Path) -> None:
+    """Take out of a config where on this machine its model was loaded from."""
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _save(path: Path, state: dict, step: int) -> None:
