@@ -57,9 +57,9 @@ def test_a_finished_run_has_every_section_and_no_gap(make_run):
     page = written(run)
     found = outline(page)
     headings = re.findall(r"<h2>(.*?)</h2>", page)
-    assert headings == [title for title, _ in SECTIONS]
+    assert headings == [title for title, _ in SECTIONS if title != "Answers"]  # those of a run that draws pictures
     assert "Incomplete." not in page
-    assert [a["href"] for t, a in found.elements if t == "a"][: len(SECTIONS)] == [
+    assert [a["href"] for t, a in found.elements if t == "a"][: len(headings)] == [
         f"#{title.lower().replace(' ', '-')}" for title in headings
     ]
     ids = {a.get("id") for _, a in found.elements}
