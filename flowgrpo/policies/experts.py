@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Module
 
 HIGH, LOW = "transformer", "transformer_2"
 """Component names: the only network or the one of high noise, and the one of low noise."""
 
 
-def networks_of(pipe: Any) -> dict[str, Module]:
+def networks_of(pipe: Any) -> dict[str, Any]:
     """Component name -> network, in a fixed order."""
     return {name: getattr(pipe, name) for name in (HIGH, LOW) if getattr(pipe, name, None) is not None}
 

@@ -80,9 +80,9 @@ def _blocks(config: Config) -> int:
     return int(config.get("num_layers", 1) + config.get("num_single_layers", 0))
 
 
-def _convolved(vae: Config, levels: str = "block_out_channels") -> int:
-    """Pixels per latent pixel of an autoencoder that halves once per level but the last."""
-    return 2 ** (len(vae.get(levels, [0] * 4)) - 1)
+def _convolved(vae: Config, key: str = "block_out_channels", levels: int = 4) -> int:
+    """Pixels per latent pixel of an autoencoder that halves once per level but the last; `levels`: by default."""
+    return 2 ** (len(vae[key]) - 1 if key in vae else levels - 1)
 
 
 def _sd3(transformer: Config, vae: Config) -> Sizes:
@@ -114,7 +114,7 @@ def _z_image(transformer: Config, vae: Config) -> Sizes:
 
 def _sana(transformer: Config, vae: Config) -> Sizes:
     patch, channels = int(transformer.get("patch_size", 1)), int(transformer.get("in_channels", 32))
-    pixels = _convolved(vae, "encoder_block_out_channels")
+    pixels = _convolved(vae, "encoder_block_out_channels", levels=6)
     return Sizes(pixels, patch, channels, _heads(transformer), _blocks(transformer))
 
 

@@ -109,7 +109,10 @@ class PipelinePolicy:
             x, timestep = torch.cat([x, x]), torch.cat([timestep, timestep])
             text = {name: torch.cat([cond.negative[name].expand_as(rows), rows]) for name, rows in text.items()}
         v = self._denoise(x.to(self.dtype), timestep, text, guidance_scale)
-        return self._family.combine(*v.chunk(2), guidance_scale) if guided else v
+        if not guided:
+            return v
+        negative, positive = v.chunk(2)
+        return self._family.combine(negative, positive, guidance_scale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:

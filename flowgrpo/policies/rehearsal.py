@@ -206,7 +206,7 @@ def rehearse(name: str) -> dict[str, Any]:
         replayed = measured(policy, lambda: _replay(policy, x, cond, real))
         _check_gradients(name, policy)
         for network in networks_of(policy._pipe).values():
-            network.enable_gradient_checkpointing()  # type: ignore[operator]
+            network.enable_gradient_checkpointing()
             network.zero_grad(set_to_none=True)
         saved = measured(policy, lambda: _replay(policy, x, cond, real))
     return {
@@ -284,8 +284,8 @@ def recorded_call(real: Mapping[str, Any]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def network(*args: Any, **given: Any) -> tuple[Any]:
-        latents = given.get("hidden_states", args[0] if args else None)
-        timestep = given.get("timestep", args[1] if len(args) > 1 else None)
+        named = {**dict(zip(("hidden_states", "timestep"), args, strict=False)), **given}
+        latents, timestep = named["hidden_states"], named["timestep"]
         first = latents[0] if isinstance(latents, list) else latents
         seen.update(network_input=list(first.shape), timestep_at_half=round(float(timestep.flatten()[0]), 6))
         return (latents,)
