@@ -273,5 +273,6 @@ def _lengthened(part: MaskedRollout, name: str, most: int) -> Any:
 
 
 def _on_cpu(rollout: MaskedRollout) -> MaskedRollout:
-    held: dict[str, Any] = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
-    return MaskedRollout(**{name: value if value is None else value.cpu() for name, value in held.items()})
+    held = {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    moved: dict[str, Any] = {name: value if value is None else value.cpu() for name, value in held.items()}
+    return MaskedRollout(**moved)
