@@ -64,8 +64,7 @@ def _confirm(network: Any, name: str, changed: Callable[[Any], bool]) -> None:
     kept = [layer for layer, processor in processors.items() if not changed(processor)]
     if kept:
         raise RecipeError(
-            f"model.attention: {name!r} was not taken by {len(kept)} of {len(processors)} layers, "
-            f"{kept[0]} among them"
+            f"model.attention: {name!r} was not taken by {len(kept)} of {len(processors)} layers, {kept[0]} among them"
         )
 
 
