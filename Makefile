@@ -1,13 +1,14 @@
 # make demo   train the embedded default and print where the report is
+# make demo-dllm   the same for the embedded language model: it learns a counting game
 # make test   run the tests
-# Both make .venv from requirements.lock first; that is done again only when the lock or pyproject.toml changes.
+# All make .venv from requirements.lock first; that is done again only when the lock or pyproject.toml changes.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: demo test lint setup
+.PHONY: demo demo-dllm test lint setup
 
 setup: $(STAMP)
 
@@ -17,6 +18,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/flowgrpo train demo
+
+demo-dllm: $(STAMP)
+	@$(BIN)/flowgrpo train gdpo_demo
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -8,15 +8,17 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flowgrpo.recipe_loading import load_recipe, recipe_hash
 from flowgrpo.runfolder import read_jsonl, write_atomically
 
 LIBRARIES = ("torch", "diffusers", "transformers")
-SCORES = ("gold.strict", "gold")
+ANSWERS = ("length", "forwards")
+"""What an evaluation of answers counts beside its scorers."""
+FACTS = ("mean", "ci95", "n", "guidance_scale", "steps", "temperature", "seconds")
+"""What is kept of a row of an evaluation, where it has it."""
 
 
 def held(path: Path) -> list[dict[str, Any]]:
@@ -43,26 +45,51 @@ def train(out: Path, run: str, recipe: str, seed: int, folder: Path, overrides: 
     Returns:
         Path: the run folder.
     """
+    from flowgrpo.recipe_loading import load_recipe, recipe_hash  # what only adds rows to a file needs no recipe
+
     words = ["--train.seed", str(seed), "--run.dir", str(folder), *overrides]
     subprocess.run([sys.executable, "-m", "flowgrpo", "train", recipe, *words], check=True)
-    digest = recipe_hash(load_recipe(recipe, words).recipe)
-    row = {"run": run, "recipe": recipe, "seed": seed, "hash": digest, **measured(folder), **where()}
-    write_atomically(out, json.dumps([*held(out), row], indent=1) + "\n")
+    loaded = load_recipe(recipe, words).recipe
+    facts = {"run": run, "recipe": recipe, "seed": seed, "hash": recipe_hash(loaded)}
+    add(out, {**facts, **measured(folder, loaded.eval.scorers), **where()})
     return folder
 
 
-def measured(folder: Path) -> dict[str, Any]:
-    """Evaluations by set and score, what iterations took, and the training reward against seconds."""
+def add(out: Path, row: dict[str, Any]) -> None:
+    """Put a finished row at the end of the file; a reader never sees half of it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, json.dumps([*held(out), row], indent=1) + "\n")
+
+
+def evaluations(folder: Path, scorers: Sequence[str]) -> dict[str, Any]:
+    """Evaluations of a run: set -> scorer -> label -> mean, interval and settings.
+
+    Args:
+        folder: run folder.
+        scorers: names of the recipe's evaluation. Each is kept with its strict form, its only component that is a
+            measure by itself; strict scores are kept per category too.
+    """
+    wanted = {*scorers, *(f"{name}.strict" for name in scorers), *ANSWERS}
     sets: dict[str, Any] = {}
     for row in read_jsonl(folder / "eval.jsonl"):
-        if row["scorer"] in SCORES:
+        if row["scorer"] in wanted:
             scores = sets.setdefault(row["set"], {}).setdefault(row["scorer"], {})
-            scores[row["label"]] = {
-                key: row[key] for key in ("mean", "ci95", "n", "guidance_scale", "steps", "seconds")
-            }
-            if row["scorer"] == "gold.strict":
+            scores[row["label"]] = {key: row[key] for key in FACTS if key in row}
+            if row["scorer"].endswith("strict"):
                 parts = row["by_category"].items()
-                scores[row["label"]]["by_category"] = {category: round(part["mean"], 4) for category, part in parts}
+                scores[row["label"]]["by_category"] = {
+                    category: round(part["mean"], 4) for category, part in parts if part["mean"] is not None
+                }
+    return sets
+
+
+def measured(folder: Path, scorers: Sequence[str]) -> dict[str, Any]:
+    """Evaluations by set and score, what iterations took, and the training reward against seconds.
+
+    Args:
+        folder: run folder.
+        scorers: see `evaluations`.
+    """
     metrics, timing = read_jsonl(folder / "metrics.jsonl"), read_jsonl(folder / "timing.jsonl")
     count = len(timing)
     stages = {
@@ -82,7 +109,7 @@ def measured(folder: Path) -> dict[str, Any]:
         for t, row in zip(timing, metrics, strict=True)
     ]
     return {
-        "sets": sets,
+        "sets": evaluations(folder, scorers),
         "iterations": timing[-1]["iteration"],
         "train_seconds": timing[-1]["seconds"],
         "samples": metrics[-1]["samples"],
@@ -101,5 +128,12 @@ def gain(row: dict[str, Any], name: str, score: str) -> tuple[float, float]:
 def where() -> dict[str, Any]:
     """Commit, versions and machine."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    versions = {name: version(name) for name in LIBRARIES}
-    return {"commit": commit, "versions": versions, "machine": f"{os.cpu_count()} cores, {platform.machine()}"}
+    machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    return {"commit": commit, "versions": {name: _version(name) for name in LIBRARIES}, "machine": machine}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
