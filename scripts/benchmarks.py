@@ -17,6 +17,8 @@ from flowgrpo.runfolder import read_jsonl, write_atomically
 LIBRARIES = ("torch", "diffusers", "transformers")
 ANSWERS = ("length", "forwards")
 """What an evaluation of answers counts beside its scorers."""
+FORMS = ("strict", "partial")
+"""Components of a scorer that measure what it measures, all or nothing and by degrees."""
 FACTS = ("mean", "ci95", "n", "guidance_scale", "steps", "temperature", "seconds")
 """What is kept of a row of an evaluation, where it has it."""
 
@@ -66,10 +68,10 @@ def evaluations(folder: Path, scorers: Sequence[str]) -> dict[str, Any]:
 
     Args:
         folder: run folder.
-        scorers: names of the recipe's evaluation. Each is kept with its strict form, its only component that is a
-            measure by itself; strict scores are kept per category too.
+        scorers: names of the recipe's evaluation, kept with the components that measure the whole task in another
+            way; strict scores are kept per category too.
     """
-    wanted = {*scorers, *(f"{name}.strict" for name in scorers), *ANSWERS}
+    wanted = {*scorers, *(f"{name}.{form}" for name in scorers for form in FORMS), *ANSWERS}
     sets: dict[str, Any] = {}
     for row in read_jsonl(folder / "eval.jsonl"):
         if row["scorer"] in wanted:
