@@ -1,8 +1,7 @@
-"""The README's own reward and own kernel, run as they are printed."""
+"""The README's own reward and own kernel, trained on as they are printed; `tests/test_docs.py` has all other blocks."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import torch
 
 from flowgrpo.recipe_loading import load_recipe
 from flowgrpo.trainer import check_run
+from tests.doc_blocks import ROOT, shown_files
 from tests.tiny import tiny_sd3_pipeline
 
-README = Path(__file__).parent.parent / "README.md"
 LONGEST = 8
 
 
@@ -37,9 +36,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 def printed(name: str, folder: Path) -> Path:
     """A file of the README, of at most eight lines of code."""
-    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
-    code = dict(blocks)[name]
-    assert len([line for line in code.splitlines() if line.strip()]) <= LONGEST
+    code = shown_files(ROOT / "README.md")[name]
+    lines = [line for line in code.splitlines() if line.strip() and line != f"# {name}"]
+    assert len(lines) <= LONGEST
     path = folder / name
     path.write_text(code)
     return path
