@@ -38,6 +38,8 @@ from scripts.estimators_picture import picture
 RECIPE = "gdpo_demo"
 """Says which model, and how its answers are laid out."""
 BUDGETS = (1, 2, 3, 4, 6, 12)
+MOST_PROBLEMS = 2**20
+"""Problems whose seeds differ from those of the next run seed."""
 FEWEST = 2
 """Problems for a standard error."""
 
@@ -97,7 +99,8 @@ def _measure(file: dict[str, Any], args: argparse.Namespace) -> None:
     for index in range(len(file["problems"]), len(prompts)):
         if time.monotonic() > stop:
             return
-        file["problems"].append(problem_row(policy, prompts[index], answer, args))
+        seed = args.seed * MOST_PROBLEMS + index
+        file["problems"].append(problem_row(policy, prompts[index], answer, draws=args.draws, seed=seed))
         write_atomically(args.out, document(file, (), ()))
 
 
@@ -109,9 +112,12 @@ def answered(policy: TextPolicy, settings: Mapping[str, Any], tail: Any, seed: i
 
 
 def problem_row(
-    policy: TextPolicy, prompt: Prompt, answer: Callable[[Prompt], Completions], args: argparse.Namespace
+    policy: TextPolicy, prompt: Prompt, answer: Callable[[Prompt], Completions], *, draws: int, seed: int
 ) -> dict[str, Any]:
-    """What is known of one problem: its answer, the exact ELBO, and every estimator's mean and variance."""
+    """What is known of one problem: its answer, the exact ELBO, and every estimator's mean and variance.
+
+    Each problem has its own seed: with one for all, the noise of their means would not average out.
+    """
     row = answer(prompt)
 
     def logits_fn(ids: torch.Tensor, scored: torch.Tensor) -> Any:
@@ -123,7 +129,7 @@ def problem_row(
         "answer": policy.text(row.ids[0][row.completion[0]].tolist()),
         "tokens": int(row.length[0]),
         "elbo": float(f"{table.elbo:.7g}"),
-        "estimates": moments(table, BUDGETS, draws=args.draws, seed=args.seed),
+        "estimates": moments(table, BUDGETS, draws=draws, seed=seed),
     }
 
 
@@ -155,7 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("assets/benchmarks/estimators.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/images/estimators.svg"))
-    parser.add_argument("--problems", type=int, default=64, help="held-out Countdown problems")
+    parser.add_argument("--problems", type=int, default=128, help="held-out Countdown problems")
     parser.add_argument("--draws", type=int, default=4096, help="estimates per problem, estimator and budget")
     parser.add_argument("--seed", type=int, default=0, help="of answers and masks")
     parser.add_argument("--minutes", type=float, default=4.0, help="stop after this long; a later call continues")
