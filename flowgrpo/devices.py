@@ -12,10 +12,15 @@ from flowgrpo.errors import RecipeError
 def resolve_device(name: str) -> torch.device:
     """ "auto" is the accelerator where there is one, else the CPU; any other name is torch's own.
 
+    Under a launcher, "auto" and "cuda" are this process's own accelerator.
+
     Raises: RecipeError: torch does not know the name or has no such device.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        own = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if own is None else torch.device("cuda", int(own))
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -24,10 +29,3 @@ def resolve_device(name: str) -> torch.device:
             f"run.device: {name!r} cannot be used here ({reason}); auto, cpu or cuda:0 would do"
         ) from error
     return torch.device(name)
-
-
-def refuse_several_processes() -> None:
-    """Raises: RecipeError: the launcher started several processes, which would train the same thing side by side."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        raise RecipeError(f"this version trains in one process, but the launcher started {size}; use --num_processes 1")

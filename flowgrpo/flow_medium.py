@@ -18,6 +18,7 @@ from flowgrpo.objective import Objective
 from flowgrpo.pictures import draw_column
 from flowgrpo.planning import kernel_of, plan_for, roots_per_group
 from flowgrpo.policy import Policy, load_policy
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.rewarding import RewardPool
@@ -56,29 +57,45 @@ class FlowMedium:
         self.policy.drop_encoders()
 
     def collect(
-        self, prompts: Sequence[Prompt], pool: RewardPool, *, iteration: int, clock: Clock, between: Between
+        self,
+        prompts: Sequence[Prompt],
+        pool: RewardPool,
+        *,
+        iteration: int,
+        clock: Clock,
+        between: Between,
+        processes: Processes = ALONE,
     ) -> Collected:
         """Sample every group along the iteration's plan, decode and score."""
-        plan = plan_for(self.recipe, self.sigmas, iteration)
-        return collect(self.policy, self.recipe, plan, prompts, pool, iteration=iteration, clock=clock, between=between)
+        return collect(
+            self.policy,
+            self.recipe,
+            plan_for(self.recipe, self.sigmas, iteration),
+            prompts,
+            pool,
+            iteration=iteration,
+            clock=clock,
+            between=between,
+            processes=processes,
+        )
 
     def work(self, collected: Collected, objective: Objective, iteration: int) -> FlowWork:
         """Credit and selection of the tree edges."""
-        train, rollout, rewards = self.recipe.train, collected.rollout, collected.rewards
+        train, shared, rewards = self.recipe.train, collected.rollout, collected.rewards
         if train.shuffle_rewards:
             rewards = shuffled(rewards, seed=train.seed, iteration=iteration)
-        units = units_of(objective, self.recipe, rollout, collected.group, rewards, iteration)
+        units = units_of(objective, self.recipe, shared, collected.group, rewards, iteration)
         conditioning = self.policy.encode([prompt.text for prompt in collected.prompts])
-        groups = torch.arange(int(rollout.input_root.max()) + 1) // roots_per_group(self.recipe)
-        std = self._trained_std(rollout.plan)
-        return FlowWork(self.policy, self.recipe, objective, rollout, conditioning, groups, units, std)
+        groups = torch.arange(int(shared.whole.input_root.max()) + 1) // roots_per_group(self.recipe)
+        std = self._trained_std(shared.whole.plan)
+        return FlowWork(self.policy, self.recipe, objective, shared, conditioning, groups, units, std)
 
     def record(self, folder: RunFolder, collected: Collected, work: FlowWork, iteration: int) -> None:  # type: ignore[override]
         """The first prompt's tree and, of pairwise scorers, its win matrix."""
         rewards = collected.rewards
         prompt = collected.prompts[0].text
         row = tree_row(
-            collected.rollout,
+            collected.rollout.whole,
             rewards.total(self.recipe.reward.names),
             work.units.advantages,
             work.units.keep,

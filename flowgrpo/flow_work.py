@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from flowgrpo.likelihood_flow import flow_record
-from flowgrpo.media import LossOf, MicroBatch
+from flowgrpo.media import LossOf, MicroBatch, Update, own_batches
 from flowgrpo.objective import Objective
 from flowgrpo.policy import Conditioning, Policy
 from flowgrpo.recipe import Recipe, Train
 from flowgrpo.seeding import dealt
+from flowgrpo.shared_rollout import SharedRollout
 from flowgrpo.units import Units
 from samplers.rollout import FlowRollout, Transition, transition
 
 
-def split_updates(
-    rollout: FlowRollout, keep: Tensor, *, updates: int, micro_batch_size: int, seed: int, iteration: int
-) -> list[list[MicroBatch]]:
-    """Which network inputs each optimizer step trains, in which micro-batches.
+def split_updates(rollout: FlowRollout, keep: Tensor, *, updates: int, seed: int, iteration: int) -> list[Tensor]:
+    """Which network inputs each optimizer step trains.
 
     Roots are dealt to updates in an order drawn by (seed, iteration); everything below a root stays in one update, so
     siblings share their forward. Inputs without a kept edge are left out.
 
     Returns:
-        One list of micro-batches per update; updates that would be empty are left out.
+        Increasing inputs of each update; updates that would be empty are left out.
     """
     used = torch.zeros(len(rollout.input_step), dtype=torch.bool)
     used[rollout.edge_input[keep]] = True
@@ -35,7 +34,7 @@ def split_updates(
     for part in dealt(rollout.input_root[used].unique(), updates, (seed, iteration)):
         inputs = (used & torch.isin(rollout.input_root, part)).nonzero().squeeze(1)
         if len(inputs):
-            layout.append(list(inputs.split(micro_batch_size)))
+            layout.append(inputs)
     return layout
 
 
@@ -46,7 +45,7 @@ class FlowWork:
     policy: Policy
     recipe: Recipe
     objective: Objective
-    rollout: FlowRollout
+    shared: SharedRollout
     conditioning: Conditioning
     """One row per group."""
     group_of_root: Tensor
@@ -56,6 +55,11 @@ class FlowWork:
     old: dict[int, Tensor] = field(default_factory=dict)
     """Old policy's velocities by the first input of a micro-batch; none while the policy still is the old one."""
     forwards: dict[str, int] = field(default_factory=lambda: {"trained": 0, "old": 0, "reference": 0})
+
+    @property
+    def rollout(self) -> FlowRollout:
+        """Index of all processes' edges."""
+        return self.shared.whole
 
     @property
     def advantages(self) -> Tensor:
@@ -82,22 +86,12 @@ class FlowWork:
         plan = self.rollout.plan
         return {"steps": len(plan.steps), "trained_steps": list(plan.trained_steps)}
 
-    def layout(self, train: Train, iteration: int) -> list[list[MicroBatch]]:
+    def layout(self, train: Train, iteration: int) -> list[Update]:
         """All edges of a network input are trained together; see `split_updates`."""
-        return split_updates(
-            self.rollout,
-            self.keep,
-            updates=train.updates_per_iteration,
-            micro_batch_size=train.micro_batch_size,
-            seed=train.seed,
-            iteration=iteration,
+        updates = split_updates(
+            self.rollout, self.keep, updates=train.updates_per_iteration, seed=train.seed, iteration=iteration
         )
-
-    def kept_in(self, batches: Sequence[MicroBatch]) -> Tensor:
-        """Kept edges below the inputs of some micro-batches [E]."""
-        here = torch.zeros(len(self.rollout.input_step), dtype=torch.bool)
-        here[torch.cat(list(batches))] = True
-        return self.keep & here[self.rollout.edge_input]
+        return [self._update(inputs, train.micro_batch_size) for inputs in updates]
 
     def remember(self, batch: MicroBatch, epoch: int) -> None:
         """Velocities do not depend on the inner epoch: each micro-batch is asked once."""
@@ -115,7 +109,7 @@ class FlowWork:
         reference = self._reference(batch) if "ref_gap" in self.objective.reads else None
         v = self.answers(batch)
         self.forwards["trained"] += len(batch)
-        new = _kept(transition(self.rollout, v, batch), kept)
+        new = self._moved(v, batch, kept)
         record = flow_record(
             new.gaussian,
             self._mean(old, batch, kept),
@@ -133,14 +127,30 @@ class FlowWork:
         """Velocities at the inputs of a micro-batch."""
         rollout, model = self.rollout, self.recipe.model
         sigma = torch.tensor(rollout.plan.sigmas, dtype=torch.float32)[rollout.input_step[batch]]
+        inputs = self.shared.own.inputs[self._here(batch)]
         rows = self.group_of_root[rollout.input_root[batch]]
         scale = model.guidance_scale if model.guidance_in_training else 1.0
-        return self.policy.velocity(rollout.inputs[batch], sigma, self.conditioning.rows(rows), guidance_scale=scale)
+        return self.policy.velocity(inputs, sigma, self.conditioning.rows(rows), guidance_scale=scale)
 
     def place(self, unit: int) -> str:
         """Step and first sample of an edge."""
         sample, step = int(self.rollout.edge_leaves[unit, 0]), int(self.rollout.edge_step[unit])
         return f"step {step}, sample {sample} of the iteration"
+
+    def _here(self, batch: MicroBatch) -> Tensor:
+        """A micro-batch as this process's own rollout numbers its inputs."""
+        return batch - self.shared.first_input
+
+    def _update(self, inputs: Tensor, micro_batch_size: int) -> Update:
+        here = torch.zeros(len(self.rollout.input_step), dtype=torch.bool)
+        here[inputs] = True
+        kept = self.keep & here[self.rollout.edge_input]
+        return Update(kept, own_batches(inputs, self.shared.own_inputs, micro_batch_size))
+
+    def _moved(self, v: Tensor, batch: MicroBatch, kept: Tensor) -> Transition:
+        """The trained edges of a micro-batch under velocities; edges are numbered as in the whole rollout."""
+        moved = transition(self.shared.own, v, self._here(batch))
+        return _kept(replace(moved, edges=moved.edges + self.shared.first_edge), kept)
 
     def _reference(self, batch: MicroBatch) -> Tensor:
         self.forwards["reference"] += len(batch)
@@ -148,13 +158,13 @@ class FlowWork:
             return self.answers(batch)
 
     def _mean(self, v: Tensor | None, batch: MicroBatch, kept: Tensor) -> Tensor | None:
-        return None if v is None else _kept(transition(self.rollout, v, batch), kept).gaussian.mean
+        return None if v is None else self._moved(v, batch, kept).gaussian.mean
 
     def _rollout_gap(self, old: Tensor, batch: MicroBatch, kept: Tensor) -> Tensor:
         """|log ratio| between the recomputed old policy and what the rollout drew from, [e, 1]."""
         with torch.no_grad():
-            now = _kept(transition(self.rollout, old, batch), kept)
-            then = self._mean(self.rollout.velocities[batch], batch, kept)
+            now = self._moved(old, batch, kept)
+            then = self._mean(self.shared.own.velocities[self._here(batch)], batch, kept)
             density = self.recipe.sampler.density
             record = flow_record(now.gaussian, then, now.x_next, dt=now.dt, density=density, ref_mean=then)
             return self.objective.ratio(record).abs()

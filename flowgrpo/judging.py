@@ -17,6 +17,13 @@ from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from reward_models import Scorer
 
 
+def unjudged(recipe: Recipe) -> Recipe:
+    """A recipe of the same training that neither evaluates nor shows anything."""
+    run = recipe.run.model_copy(update={"images": 0, "images_every": 0})
+    section = recipe.eval.model_copy(update={"prompts": {}, "scorers": ()})
+    return recipe.model_copy(update={"run": run, "eval": section})
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Everything that looks at the policy without training it."""

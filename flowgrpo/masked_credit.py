@@ -75,6 +75,7 @@ def credited(run: Iteration, collected: Collected) -> MaskedWork:
         keep=planned.keep,
         step=planned.step.flatten(),
         steps=int(answers.decoded.steps.max()),
+        own=answers.own,
         then=planned.then,
     )
 

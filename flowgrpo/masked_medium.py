@@ -17,6 +17,7 @@ from flowgrpo.media import Between, Collected, Drawing, Drawn
 from flowgrpo.objective import Objective
 from flowgrpo.policies.masked_lm import load_masked_policy
 from flowgrpo.policy import TextPolicy
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_kinds import ANSWER, eval_settings
@@ -46,12 +47,26 @@ class MaskedMedium:
             self.policy.tokens(text)
 
     def collect(
-        self, prompts: Sequence[Prompt], pool: RewardPool, *, iteration: int, clock: Clock, between: Between
+        self,
+        prompts: Sequence[Prompt],
+        pool: RewardPool,
+        *,
+        iteration: int,
+        clock: Clock,
+        between: Between,
+        processes: Processes = ALONE,
     ) -> Collected:
         """Decode and score a group of answers of every prompt."""
-        record = self.recipe.objective.likelihood == "trajectory"
         return collect(
-            self.policy, self.recipe, prompts, pool, iteration=iteration, clock=clock, between=between, record=record
+            self.policy,
+            self.recipe,
+            prompts,
+            pool,
+            iteration=iteration,
+            clock=clock,
+            between=between,
+            record=self.recipe.objective.likelihood == "trajectory",
+            processes=processes,
         )
 
     def work(self, collected: Collected, objective: Objective, iteration: int) -> MaskedWork:

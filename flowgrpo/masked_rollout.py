@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from flowgrpo.clock import Clock
 from flowgrpo.importing import resolve
 from flowgrpo.media import Between, Collected
 from flowgrpo.policy import TextPolicy
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_kinds import DECODING
@@ -38,6 +39,7 @@ class Answers:
         decoded: the unmasking loop's record, rows in sample order.
         attention: bool [N, T], False at padding.
         start: first column of the answers.
+        own: samples that this process drew and trains.
         step_scores: scorer -> score of the filled-in prediction after each step [N, K]; None unless recorded.
         step_valid: bool [N], every step has a score; None likewise.
     """
@@ -45,6 +47,7 @@ class Answers:
     decoded: MaskedRollout
     attention: Tensor
     start: int
+    own: range
     step_scores: Mapping[str, Tensor] | None = None
     step_valid: Tensor | None = None
 
@@ -129,8 +132,9 @@ def collect(
     clock: Clock,
     between: Between,
     record: bool,
+    processes: Processes = ALONE,
 ) -> Collected:
-    """A group of answers of every prompt, scored.
+    """A group of answers of every prompt, scored; each process decodes its share and has the answers of all.
 
     Args:
         policy: the model.
@@ -141,6 +145,7 @@ def collect(
         clock: is told which stage runs.
         between: called with (groups done, groups) after each batch; may raise to leave early.
         record: also score the filled-in prediction after every step.
+        processes: who shares the groups.
 
     Raises:
         RunError: scoring failed, or a prompt is too long.
@@ -148,11 +153,10 @@ def collect(
     size, settings = recipe.train.group_size, recipe.sampler.model_dump()
     tokens = [policy.tokens(prompt.text) for prompt in prompts]
     width, step = max(map(len, tokens)), max(1, recipe.sampler.batch_size // size)
-    parts: list[MaskedRollout] = []
-    masks: list[Tensor] = []
-    places: list[Tensor] = []
-    for first in range(0, len(prompts), step):
-        owners = [group for group in range(first, min(first + step, len(prompts))) for _ in range(size)]
+    drawn: list[tuple[MaskedRollout, Tensor, Tensor]] = []
+    groups = processes.share(len(prompts))
+    for first in range(groups.start, groups.stop, step):
+        owners = [group for group in range(first, min(first + step, groups.stop)) for _ in range(size)]
         keys = [(recipe.train.seed, iteration, group, i % size) for i, group in enumerate(owners)]
         with clock.stage("rollout"):
             rollout, attention = decode(
@@ -164,13 +168,13 @@ def collect(
         asked = [prompts[group] for group in rows]
         facts = [prompt.text for prompt in asked], [prompt.metadata for prompt in asked]
         pool.submit([text for _, text in texts], *facts, group=rows, seed=(recipe.train.seed, iteration))
-        parts.append(rollout)
-        masks.append(attention)
-        places.append(index)
-        between(owners[-1] + 1, len(prompts))
+        drawn.append((rollout, attention, index))
+        between(owners[-1] + 1 - groups.start, len(groups))
     with clock.stage("reward_wait"):
         scored = pool.collect()
-    return _collected(policy, prompts, size, _merged(parts), torch.cat(masks), width, scored, places)
+    parts, masks, places = zip(*processes.joined(drawn), strict=True)
+    own = range(groups.start * size, groups.stop * size)
+    return _collected(policy, prompts, Answers(_merged(parts), torch.cat(masks), width, own), scored, places)
 
 
 def _texts(policy: TextPolicy, rollout: MaskedRollout, start: int) -> tuple[list[tuple[int, str]], Tensor]:
@@ -190,10 +194,7 @@ def _texts(policy: TextPolicy, rollout: MaskedRollout, start: int) -> tuple[list
 def _collected(
     policy: TextPolicy,
     prompts: Sequence[Prompt],
-    size: int,
-    decoded: MaskedRollout,
-    attention: Tensor,
-    start: int,
+    answers: Answers,
     scored: Rewards,
     places: Sequence[Tensor],
 ) -> Collected:
@@ -206,12 +207,12 @@ def _collected(
             for i, part in enumerate(places)
         ]
     )
-    group = torch.arange(len(prompts)).repeat_interleave(size)
+    decoded = answers.decoded
+    group = torch.arange(len(prompts)).repeat_interleave(len(index) // len(prompts))
     last = index[:, -1]
-    answers = Answers(decoded, attention, start)
     if decoded.guesses is not None:
         steps = {name: values[index] for name, values in scored.scores.items()}
-        answers = Answers(decoded, attention, start, steps, scored.valid[index].all(1))
+        answers = replace(answers, step_scores=steps, step_valid=scored.valid[index].all(1))
     lengths = answer_lengths_of(policy, decoded)
     return Collected(
         rollout=answers,

@@ -3,7 +3,7 @@ sequences or recorded steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowgrpo.likelihood_masked import LogitsFn, Projected, likelihood, masked_record, two_pass_backward
 from flowgrpo.likelihoods import Unit
-from flowgrpo.media import LossOf, MicroBatch
+from flowgrpo.media import LossOf, MicroBatch, Update, own_batches
 from flowgrpo.objective import Objective
 from flowgrpo.policy import TextPolicy
 from flowgrpo.recipe import Train
@@ -38,6 +38,8 @@ class MaskedWork:
     step: Tensor
     steps: int
     """Sampling steps of the longest rollout."""
+    own: range
+    """Samples that this process trains."""
     then: Tensor | None = None
     """Log-density of the rollout's own draws [N, S], where the likelihood is of such draws."""
     trained_std: Tensor | None = None
@@ -58,17 +60,11 @@ class MaskedWork:
     def window(self) -> Mapping[str, object]:
         return {"steps": self.steps, "trained_steps": self.step[self.keep.flatten()].unique().tolist()}
 
-    def layout(self, train: Train, iteration: int) -> list[list[MicroBatch]]:
+    def layout(self, train: Train, iteration: int) -> list[Update]:
         """Samples are dealt to updates in an order drawn by (seed, iteration); those without a kept unit are not."""
         samples = self.keep.any(1).nonzero().squeeze(1)
         parts = dealt(samples, train.updates_per_iteration, (train.seed, iteration))
-        return [list(part.sort().values.split(train.micro_batch_size)) for part in parts if len(part)]
-
-    def kept_in(self, batches: Sequence[MicroBatch]) -> Tensor:
-        """Kept units of the samples of some micro-batches [N, S]."""
-        here = torch.zeros(len(self.keep), 1, dtype=torch.bool)
-        here[torch.cat(list(batches))] = True
-        return self.keep & here
+        return [self._update(part.sort().values, train.micro_batch_size) for part in parts if len(part)]
 
     def remember(self, batch: MicroBatch, epoch: int) -> None:
         """Likelihood on the plan of an epoch; epochs that share a plan share it."""
@@ -110,6 +106,11 @@ class MaskedWork:
         """Step and sample of a unit."""
         sample, column = divmod(unit, self.keep.shape[1])
         return f"step {int(self.step[unit])}, sample {sample} of the iteration ({self.per} {column})"
+
+    def _update(self, samples: Tensor, micro_batch_size: int) -> Update:
+        here = torch.zeros(len(self.keep), 1, dtype=torch.bool)
+        here[samples] = True
+        return Update(self.keep & here, own_batches(samples, self.own, micro_batch_size))
 
     def _key(self, batch: MicroBatch, epoch: int) -> tuple[int, int]:
         return min(epoch, len(self.plans) - 1), int(batch[0])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowgrpo.clock import Clock
 from flowgrpo.policy import Trainable
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.records import Record
 from flowgrpo.rewarding import RewardPool, Rewards
@@ -38,8 +39,27 @@ Drawing = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """One optimizer step.
+
+    Attributes:
+        kept: units that all processes together train in it, bool in the shape of `Work.keep`.
+        batches: what this process forwards for it; may be none.
+    """
+
+    kept: Tensor
+    batches: Sequence[MicroBatch]
+
+
+def own_batches(indices: Tensor, own: range, size: int) -> list[MicroBatch]:
+    """Of increasing indices, those of this process, in micro-batches of at most `size`."""
+    mine = indices[(indices >= own.start) & (indices < own.stop)]
+    return list(mine.split(size)) if len(mine) else []
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
-    """What one iteration drew.
+    """What one iteration drew, on all processes together; the latents in `rollout` may be this process's alone.
 
     Attributes:
         rollout: what training needs of it, the medium's own.
@@ -94,12 +114,8 @@ class Work(Protocol):
     trained_std: Tensor | None
     forwards: dict[str, int]
 
-    def layout(self, train: Train, iteration: int) -> list[list[MicroBatch]]:
-        """Which micro-batches each optimizer step of an inner epoch trains; empty steps are left out."""
-        ...
-
-    def kept_in(self, batches: Sequence[MicroBatch]) -> Tensor:
-        """Kept units of some micro-batches, bool in the shape of `keep`."""
+    def layout(self, train: Train, iteration: int) -> list[Update]:
+        """The optimizer steps of an inner epoch, the same on every process; steps without a kept unit are left out."""
         ...
 
     def remember(self, batch: MicroBatch, epoch: int) -> None:
@@ -113,7 +129,7 @@ class Work(Protocol):
 
         Args:
             batch: from `layout`.
-            kept: from `kept_in`.
+            kept: of its update.
             loss_of: called once with the record of the micro-batch.
             epoch: the inner epoch, from 0.
             on_policy: the policy still is the one that drew the samples.
@@ -148,9 +164,19 @@ class Medium(Protocol):
         ...
 
     def collect(
-        self, prompts: Sequence[Prompt], pool: RewardPool, *, iteration: int, clock: Clock, between: Between
+        self,
+        prompts: Sequence[Prompt],
+        pool: RewardPool,
+        *,
+        iteration: int,
+        clock: Clock,
+        between: Between,
+        processes: Processes = ALONE,
     ) -> Collected:
-        """Sample a group of every prompt and score it; `between` is called with (groups done, groups)."""
+        """Sample a group of every prompt and score it, each process its share of the groups.
+
+        `between` is called with (groups done, groups of this process); `pool` belongs to the same processes.
+        """
         ...
 
     def work(self, collected: Collected, objective: Objective, iteration: int) -> Work:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.errors import RunError
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.recipe import Reward
 from reward_models import Comparison, Cost, Scorer, ScorerError, Scores, load
 from reward_models.scores import concatenate
@@ -65,6 +66,8 @@ class RewardPool:
     section: Reward
     seconds: float = 0.0
     """Time spent inside scorers, all threads added."""
+    processes: Processes = ALONE
+    """Whose scores `collect` joins."""
     _executor: ThreadPoolExecutor = field(init=False)
     _locks: dict[str, threading.Lock] = field(init=False)
     _pending: list[Future[dict[str, Scores]]] = field(init=False, default_factory=list)
@@ -74,9 +77,11 @@ class RewardPool:
         self._locks = {name: threading.Lock() for name in self.scorers}
 
     @classmethod
-    def from_recipe(cls, section: Reward, *, device: str, media: str = "image") -> RewardPool:
+    def from_recipe(
+        cls, section: Reward, *, device: str, media: str = "image", processes: Processes = ALONE
+    ) -> RewardPool:
         """Load every scorer that the recipe names, those of weight 0 too; `media` is what they are given."""
-        return cls(load_scorers(section.names, section, device=device, media=media), section)
+        return cls(load_scorers(section.names, section, device=device, media=media), section, processes=processes)
 
     def submit(
         self,
@@ -101,13 +106,13 @@ class RewardPool:
         self._pending.append(self._executor.submit(self._score, *batch))
 
     def collect(self) -> Rewards:
-        """Wait for everything submitted since the last call and return it in that order.
+        """Wait for everything submitted since the last call and return it in that order, of all processes in theirs.
 
         Raises: RunError: a scorer hung for longer than `timeout_s`, or too large a share of samples is invalid.
         """
         pending, self._pending = self._pending, []
         try:
-            results = [future.result(timeout=self.section.timeout_s) for future in pending]
+            here = [future.result(timeout=self.section.timeout_s) for future in pending]
         except FutureTimeout as error:
             raise RunError(
                 f"a reward took longer than reward.timeout_s = {self.section.timeout_s:g} s; the run is saved up to "
@@ -115,6 +120,7 @@ class RewardPool:
             ) from error
         except ScorerError as error:
             raise RunError(str(error)) from error
+        results = self.processes.joined(here)
         rewards = self._merge({name: concatenate([result[name] for result in results]) for name in self.scorers})
         self._refuse_too_many_failures(rewards)
         return rewards

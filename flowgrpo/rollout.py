@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from flowgrpo.image_stats import image_statistics
 from flowgrpo.media import Collected
 from flowgrpo.planning import kernel_of, roots_per_group
 from flowgrpo.policy import Policy
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.rewarding import RewardPool
+from flowgrpo.shared_rollout import share_rollout
 from samplers import sample_flow
 from samplers.plans import Plan
 from samplers.rollout import FlowRollout, merge
@@ -37,8 +39,9 @@ def collect(
     iteration: int,
     clock: Clock,
     between: Callable[[int, int], None] = lambda done, total: None,
+    processes: Processes = ALONE,
 ) -> Collected:
-    """Sample every group along `plan`, decode and score.
+    """Sample every group along `plan`, decode and score; each process its share of the groups.
 
     Args:
         policy: the model.
@@ -48,33 +51,47 @@ def collect(
         pool: scores pictures while the next groups are drawn.
         iteration: keys the noise.
         clock: is told which stage runs.
-        between: called with (groups done, groups) after each batch of groups; may raise to leave early.
+        between: called with (groups done, groups of this process) after each batch; may raise to leave early.
+        processes: who shares the groups.
 
     Raises:
         RunError: a latent is not finite (step and prompt are named), or scoring failed.
     """
     step = max(1, recipe.sampler.batch_size // recipe.train.group_size)
+    share = processes.share(len(prompts))
     parts, statistics, forwards = [], [], 0
-    for start in range(0, len(prompts), step):
-        groups = range(start, min(start + step, len(prompts)))
+    for start in range(share.start, share.stop, step):
+        groups = range(start, min(start + step, share.stop))
         part, count = _sample(policy, recipe, plan, prompts, groups, iteration, clock)
         forwards += count
         owner = _owners(part, recipe) + start
         texts = [prompts[group] for group in owner.tolist()]
         with clock.stage("decode"):
             images = policy.decode(part.samples)
-        statistics.append(image_statistics(images, owner))
+        statistics.append((len(images), image_statistics(images, owner)))
         facts = [prompt.text for prompt in texts], [prompt.metadata for prompt in texts]
         pool.submit(images, *facts, group=owner.tolist(), seed=(recipe.train.seed, iteration))
         parts.append(part)
-        between(groups.stop, len(prompts))
-    rollout = merge(parts)
+        between(groups.stop - share.start, len(share))
+    own = merge(parts)
     with clock.stage("reward_wait"):
         rewards = pool.collect()
-    averages = {f"image/{name}": sum(part[name] for part in statistics) / len(statistics) for name in statistics[0]}
-    leaves = len(rollout.sample_root)
-    owners = _owners(rollout, recipe)
+    rollout = share_rollout(own, processes, log_probs=recipe.objective.fusion == "path_softmax")
+    averages = _averages(processes.joined(statistics))
+    leaves, owners = len(rollout.whole.sample_root), _owners(rollout.whole, recipe)
+    forwards = sum(processes.exchange(forwards))
     return Collected(rollout, tuple(prompts), owners, rewards, averages, forwards, decodes=leaves, scored=leaves)
+
+
+def _averages(batches: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Means over batches of (pictures, statistics), by pictures; shares of the largest keep equal batches exact."""
+    most = max(size for size, _ in batches)
+    shares = [size / most for size, _ in batches]
+    names = batches[0][1]
+    return {
+        f"image/{name}": sum(share * part[name] for share, (_, part) in zip(shares, batches, strict=True)) / sum(shares)
+        for name in names
+    }
 
 
 def _owners(rollout: FlowRollout, recipe: Recipe) -> Tensor:

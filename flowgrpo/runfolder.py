@@ -76,9 +76,10 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run; `owned` says whether this process writes there, and not another one."""
 
     path: Path
+    owned: bool = True
 
     @property
     def metrics(self) -> Path:
@@ -133,6 +134,8 @@ class RunFolder:
         return self.path / "recipe.json"
 
     def event(self, kind: str, message: str) -> None:
+        if not self.owned:
+            return
         append_jsonl(self.events, [{"time": datetime.now(UTC).isoformat(), "kind": kind, "message": message}])
 
     def rewind(self, iteration: int) -> None:

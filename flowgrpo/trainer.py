@@ -3,7 +3,8 @@
     prompts -> encode -> sample -> decode -> score -> credit -> select -> update, then again
 
 An iteration is a function of the weights, the optimizer and its number alone: every random choice is keyed by (run
-seed, iteration, ...). A run that is killed and resumed therefore equals one that was not.
+seed, iteration, ...). A run that is killed and resumed therefore equals one that was not. Of several processes each
+samples and trains its share of the groups; everything between scores and the gradients' sum sees the whole batch.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from torch import Tensor
 from flowgrpo import ema
 from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
 from flowgrpo.clock import Clock
-from flowgrpo.devices import refuse_several_processes
+from flowgrpo.devices import resolve_device
 from flowgrpo.errors import CheckpointError
 from flowgrpo.guard_rails import new_alarms, watch_of
-from flowgrpo.judging import Judge
+from flowgrpo.judging import Judge, unjudged
 from flowgrpo.likelihoods import likelihood_of
 from flowgrpo.media import Collected, Work, load_medium
 from flowgrpo.objective import check_requirements, clip_warning, resolve_objective
 from flowgrpo.parity import gap_problem, refuse
+from flowgrpo.processes import join_processes, refuse_idle_processes
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, prompts_for
 from flowgrpo.recipe import Recipe
@@ -65,58 +67,81 @@ class Trainer:
     def __init__(
         self, recipe: Recipe, *, origins: Mapping[str, str] | None = None, progress: Progress | None = None
     ) -> None:
-        refuse_several_processes()
         self.recipe = recipe
         self.origins = dict(origins or {})
-        self.progress = progress or Progress.silent()
-        self.folder = RunFolder(Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed)))
+        self.processes = join_processes(resolve_device(recipe.run.device))
+        self.progress = progress if progress is not None and self.processes.first else Progress.silent()
+        self.iteration = 0
+        self.seconds = 0.0
+        self.clock = Clock()
+        with self.processes.failing_together():
+            self._load(recipe)
+
+    def _load(self, recipe: Recipe) -> None:
+        refuse_idle_processes(recipe, self.processes)
+        path = Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed))
+        self.folder = RunFolder(path, owned=self.processes.first)
         self.objective = resolve_objective(recipe.objective)
         likelihood = likelihood_of(recipe)
         check_requirements(recipe.objective, likelihood.fields, likelihood.title)
         self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
         self.medium = load_medium(recipe)
         self.policy = self.medium.policy
-        self.pool = RewardPool.from_recipe(recipe.reward, device=str(self.policy.device), media=self.medium.media)
-        self.learner = Learner(self.policy, recipe, self.objective, self._optimizer(), self._average())
-        self.judge = Judge.from_recipe(
-            recipe, self.medium, self.folder, self.progress, self.learner.average, self.prompts
+        self.pool = RewardPool.from_recipe(
+            recipe.reward, device=str(self.policy.device), media=self.medium.media, processes=self.processes
         )
-        self.iteration = 0
-        self.seconds = 0.0
-        self.clock = Clock()
+        self.learner = Learner(
+            self.policy, recipe, self.objective, self._optimizer(), self._average(), processes=self.processes
+        )
+        judged = recipe if self.processes.first else unjudged(recipe)
+        self.judge = Judge.from_recipe(
+            judged, self.medium, self.folder, self.progress, self.learner.average, self.prompts
+        )
 
     def run(self) -> RunResult:
         """Train until a stop criterion or a signal; evaluate before and after; write the report.
 
+        Of several processes the first one writes and evaluates while the others wait.
+
         Raises:
             FlowgrpoError: whatever a user can act on; the last checkpoint stays usable.
         """
-        self._start()
-        trackers = Trackers.start(self.recipe, self.folder.path)
+        with self.processes.failing_together():
+            self._start()
+            trackers = Trackers.start(self.recipe, self.folder.path) if self.processes.first else Trackers()
+        try:
+            with self.processes.failing_together():
+                return self._train(trackers)
+        finally:
+            self.pool.abandon()
+            trackers.end()
+
+    def _train(self, trackers: Trackers) -> RunResult:
         with signals_flagged() as flag:
             try:
-                reason = self._loop(flag, trackers)
+                with self.processes.failing_together():
+                    reason = self._loop(flag, trackers)
             except Interrupted as signal_:
                 self._checkpoint()
                 return self._stopped(f"{signal_} received; `--run.resume auto` (the default) continues", True)
-            finally:
-                self.pool.abandon()
-                trackers.end()
+        self.pool.abandon()
         self._say_if_never_clipped()
-        self.policy.save(self.folder.adapter, self.judge.average)
+        if self.processes.first:
+            self.policy.save(self.folder.adapter, self.judge.average)
         self.judge.after(self.iteration)
         return self._stopped(reason, False)
 
     def _start(self) -> None:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
         resumed = self._resume() if self.recipe.run.resume == "auto" else False
-        if not resumed:
-            self.folder.rewind(0)
-        write_recipe(self.folder.recipe, self.recipe, self.origins)
+        if self.processes.first:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self.folder.rewind(self.iteration)
+            write_recipe(self.folder.recipe, self.recipe, self.origins)
         self.folder.event("resume" if resumed else "start", f"at iteration {self.iteration}")
         for keys, caution in cautions(self.recipe):
             self.folder.event("warning", f"{', '.join(keys)}: {caution}")
         texts = [prompt.text for prompt in (*self.prompts, *self.judge.all_prompts())]
+        self.processes.refuse_unequal(list(self.policy.trainable().values()))
         self.progress.say(f"encoding {len(set(texts))} prompts")
         self.medium.prepare(list(dict.fromkeys(texts)))
         if not resumed:
@@ -129,6 +154,7 @@ class Trainer:
         first = self.iteration + 1
         while True:
             reason = reason_to_stop(self.recipe.train, iteration=self.iteration, seconds=self.seconds, rewards=rewards)
+            reason = self._agreed(reason, flag)
             if reason is not None:
                 self._checkpoint()
                 return reason
@@ -145,6 +171,14 @@ class Trainer:
             if self.iteration % self.recipe.run.checkpoint_every == 0:
                 self._checkpoint()
 
+    def _agreed(self, reason: str | None, flag: SignalFlag) -> str | None:
+        """Why the first process stops, for clocks differ; a signal that reached any process has reached all."""
+        said = self.processes.exchange((reason, flag.received))
+        for _, number in said:
+            if number is not None:
+                flag.received = number
+        return said[0][0]
+
     def iterate(
         self, number: int, leave_if_asked: Callable[[], None] = lambda: None, *, check_parity: bool = False
     ) -> dict[str, Any]:
@@ -157,21 +191,28 @@ class Trainer:
             leave_if_asked()
 
         collected = self.medium.collect(
-            self._prompts(number), self.pool, iteration=number, clock=self.clock, between=between
+            self._prompts(number),
+            self.pool,
+            iteration=number,
+            clock=self.clock,
+            between=between,
+            processes=self.processes,
         )
         self.progress.stage(number, "training", 0, 0)
         work = self.medium.work(collected, self.objective, number)
         if check_parity:
-            refuse(self.learner.parity_problem(work, number), self.recipe, self.folder)
+            problems = self.processes.exchange(self.learner.parity_problem(work, number))
+            refuse(next(filter(None, problems), None), self.recipe, self.folder)
         learned = self.learner.learn(work, iteration=number, clock=self.clock)
         row = {"iteration": number, **self._facts(collected, work), **learned}
         if check_parity:
             refuse(gap_problem(self.recipe, row), self.recipe, self.folder)
-        if number == 1 or number % self.recipe.run.checkpoint_every == 0:
+        if self.processes.first and (number == 1 or number % self.recipe.run.checkpoint_every == 0):
             self.medium.record(self.folder, collected, work, number)
         stages = self.clock.take()
         self.iteration, self.seconds = number, self.seconds + stages["total"]
-        self._record(row, {**stages, "scoring": self.pool.seconds - scored}, collected.rewards.cost)
+        if self.processes.first:
+            self._record(row, {**stages, "scoring": self.pool.seconds - scored}, collected.rewards.cost)
         return row
 
     def _facts(self, collected: Collected, work: Work) -> dict[str, Any]:
@@ -209,6 +250,9 @@ class Trainer:
         return None if self.recipe.train.ema_decay is None else ema.start(self.policy.trainable())
 
     def _checkpoint(self) -> None:
+        self.processes.refuse_unequal(list(self.policy.trainable().values()))
+        if not self.processes.first:
+            return
         names = list(self.policy.trainable())
         tensors: dict[str, Mapping[str, Tensor]] = {
             "weights": self.policy.state_dict(),
@@ -227,7 +271,7 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Take over the newest good checkpoint of the folder, if there is one."""
-        saved, complaints = newest_good(self.folder.checkpoints)
+        saved, complaints = self.processes.of_first(lambda: newest_good(self.folder.checkpoints))
         for complaint in complaints:
             self.folder.event("warning", f"{complaint}; using the one before")
             self.progress.say(f"warning: {complaint}; using the one before")
@@ -247,7 +291,6 @@ class Trainer:
         torch.set_rng_state(saved.tensors["rng"]["torch"])
         self.learner.updates = saved.numbers["updates"]
         self.iteration, self.seconds = saved.iteration, saved.numbers["seconds"]
-        self.folder.rewind(self.iteration)
         self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")
         return True
 
@@ -262,7 +305,9 @@ class Trainer:
         from flowgrpo.report import write_report
 
         self.folder.event("stop", reason)
-        write_report(self.folder.path)
+        if self.processes.first:
+            write_report(self.folder.path)
+        self.processes.exchange(None)
         return RunResult(self.folder.path, self.iteration, reason, interrupted)
 
 
@@ -276,9 +321,8 @@ def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, 
         FlowgrpoError: what would also end the run.
     """
     with tempfile.TemporaryDirectory() as folder:
-        run = recipe.run.model_copy(update={"dir": folder, "images": 0})
-        section = recipe.eval.model_copy(update={"prompts": {}, "scorers": ()})
-        trainer = Trainer(recipe.model_copy(update={"run": run, "eval": section}), progress=progress)
+        run = recipe.run.model_copy(update={"dir": folder})
+        trainer = Trainer(unjudged(recipe.model_copy(update={"run": run})), progress=progress)
         try:
             row = trainer.iterate(1, check_parity=True)
         finally:

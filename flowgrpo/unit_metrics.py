@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowgrpo.processes import Processes
+
 
 @dataclass(slots=True)
 class UnitMetrics:
@@ -37,6 +39,16 @@ class UnitMetrics:
         self._shares.append(unit_weight.flatten()[numbers])
         for name, values in parts.items():
             self._parts.setdefault(name, []).append(values.detach().to("cpu", torch.float64)[chosen])
+
+    def of_all(self, processes: Processes) -> UnitMetrics:
+        """The units of all processes together."""
+        held = processes.exchange((self._units, self._shares, self._parts))
+        parts: dict[str, list[Tensor]] = {}
+        for _, _, there in held:
+            for name, values in there.items():
+                parts.setdefault(name, []).extend(values)
+        units, shares = ([tensor for there in held for tensor in there[i]] for i in (0, 1))
+        return UnitMetrics(self.step, self.window, units, shares, parts)
 
     def summary(self) -> dict[str, object]:
         """The iteration's loss, kl and clip shares, its plan's trained steps, and "per_step" lists in their order."""

@@ -15,7 +15,8 @@ from flowgrpo.objective import Objective, select_units
 from flowgrpo.recipe import Recipe
 from flowgrpo.rewarding import Rewards
 from flowgrpo.seeding import permutation
-from samplers.rollout import FlowRollout, edge_log_probs
+from flowgrpo.shared_rollout import SharedRollout
+from samplers.rollout import FlowRollout
 
 SHUFFLE = 1
 """Keeps the shuffle of rewards apart from the one that deals samples to updates."""
@@ -56,19 +57,19 @@ def shuffled(rewards: Rewards, *, seed: int, iteration: int) -> Rewards:
 
 
 def units_of(
-    objective: Objective, recipe: Recipe, rollout: FlowRollout, group: Tensor, rewards: Rewards, iteration: int
+    objective: Objective, recipe: Recipe, shared: SharedRollout, group: Tensor, rewards: Rewards, iteration: int
 ) -> Units:
     """Advantages of samples, fused upwards onto edges, and which edges are trained.
 
     Args:
         objective: resolved from the recipe.
         recipe: the run's recipe.
-        rollout: what was drawn.
+        shared: what was drawn; log-densities are needed where paths are weighed by them.
         group: group of each sample [N].
         rewards: of each sample.
         iteration: keys random selections.
     """
-    tree = _tree(recipe.objective, rollout, group)
+    rollout, tree = shared.whole, _tree(recipe.objective, shared, group)
     compare = partial(objective.advantages, weights=recipe.reward.names, combine=recipe.reward.combine)
     advantages, heard = objective.credit(compare, rewards.scores, rewards.valid, tree)
     first_leaf = rollout.edge_leaves[:, 0]
@@ -87,12 +88,13 @@ def units_of(
     return Units(advantages, keep, tree.leaf_of, tree.edge_of)
 
 
-def _tree(section: recipe_sections.Objective, rollout: FlowRollout, group: Tensor) -> Tree:
+def _tree(section: recipe_sections.Objective, shared: SharedRollout, group: Tensor) -> Tree:
     """How the rollout's samples and edges hang together, as the recipe wants them compared and fused."""
+    rollout = shared.whole
     leaf_of, edge_of = leaf_edge_pairs(rollout)
     logits = None
-    if section.fusion == "path_softmax":
-        logits = section.fusion_beta * path_sums(edge_log_probs(rollout).double(), leaf_of, edge_of, rollout.edge_step)
+    if shared.log_probs is not None:
+        logits = section.fusion_beta * path_sums(shared.log_probs.double(), leaf_of, edge_of, rollout.edge_step)
     peers = group if section.peers == "prompt" else rollout.sample_root
     return Tree(leaf_of, edge_of, rollout.edge_step, peers, logits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +11,11 @@ from torch import Tensor
 from flowgrpo import ema
 from flowgrpo.clock import Clock
 from flowgrpo.errors import RunError
-from flowgrpo.media import MicroBatch, Work
+from flowgrpo.media import Update, Work
 from flowgrpo.objective import Objective, unit_losses
 from flowgrpo.parity import ratio_problem
 from flowgrpo.policy import Trainable
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.recipe import Recipe
 from flowgrpo.records import Record
 from flowgrpo.unit_metrics import UnitMetrics
@@ -32,6 +32,8 @@ class Learner:
     average: ema.Average | None = None
     updates: int = 0
     """Optimizer steps so far."""
+    processes: Processes = ALONE
+    """Whose gradients are summed."""
 
     def learn(self, work: Work, *, iteration: int, clock: Clock) -> dict[str, object]:
         """Train one iteration's units.
@@ -47,7 +49,7 @@ class Learner:
         order = [(epoch, index) for epoch in range(self.recipe.train.inner_epochs) for index in range(len(layout))]
         with clock.stage("old"):
             for epoch, index in order[1:]:
-                for batch in layout[index]:
+                for batch in layout[index].batches:
                     work.remember(batch, epoch)
         with clock.stage("update"):
             norms = [
@@ -55,31 +57,32 @@ class Learner:
                 for epoch, index in order
             ]
         steps = {"updates": len(norms), "on_policy": len(norms) == 1, "grad_norm": sum(norms) / max(1, len(norms))}
-        counts = {f"forwards/{name}": count for name, count in work.forwards.items()}
-        return {**steps, "lr": self.optimizer.param_groups[0]["lr"], **metrics.summary(), **counts}
+        spent = self.processes.exchange(work.forwards)
+        counts = {f"forwards/{name}": sum(there[name] for there in spent) for name in work.forwards}
+        summary = metrics.of_all(self.processes).summary()
+        return {**steps, "lr": self.optimizer.param_groups[0]["lr"], **summary, **counts}
 
     def parity_problem(self, work: Work, iteration: int) -> str | None:
         """Whether a forward with a graph repeats one without, on the first micro-batch; no weight changes."""
-        layout = work.layout(self.recipe.train, iteration)
-        if not layout:
+        batches = [batch for update in work.layout(self.recipe.train, iteration) for batch in update.batches]
+        if not batches:
             return None
         with torch.no_grad():
-            without_graph = work.answers(layout[0][0])
-        return ratio_problem(without_graph, work.answers(layout[0][0]))
+            without_graph = work.answers(batches[0])
+        return ratio_problem(without_graph, work.answers(batches[0]))
 
-    def _update(
-        self, work: Work, batches: Sequence[MicroBatch], metrics: UnitMetrics, *, epoch: int, on_policy: bool
-    ) -> float:
+    def _update(self, work: Work, update: Update, metrics: UnitMetrics, *, epoch: int, on_policy: bool) -> float:
         """One optimizer step; the loss of each micro-batch is its share of the whole step's."""
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        kept = work.kept_in(batches)
+        kept = update.kept
         unit_weight = self.objective.reduction(kept, work.leaf_of, work.edge_of)
-        for batch in batches:
+        for batch in update.batches:
             parts: dict[str, Tensor] = {}
             loss_of = partial(self._loss, work, unit_weight, parts)
             units, more = work.backward(batch, kept, loss_of, epoch=epoch, on_policy=on_policy)
             metrics.add(units, {**parts, **more}, unit_weight, kept)
+        self.processes.sum_gradients(list(self.policy.trainable().values()))
         norm = self._clip_gradients()
         self.optimizer.step()
         self.updates += 1

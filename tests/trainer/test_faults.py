@@ -136,6 +136,6 @@ def test_a_rollout_of_other_density_must_be_declared(make_recipe: Make, tmp_path
     assert any("differ from the rollout's" in row["message"] for row in events if row["kind"] == "warning")
 
 
-def test_several_processes_are_refused(make_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_without_a_launcher_are_refused(make_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "one process" in failure(make_recipe())
+    assert "accelerate launch or torchrun" in failure(make_recipe())
