@@ -20,7 +20,7 @@ demo: $(STAMP)
 	@$(BIN)/flowgrpo train demo
 
 demo-dllm: $(STAMP)
-	@$(BIN)/flowgrpo train gdpo_demo
+	@$(BIN)/flowgrpo train diffu_grpo_demo
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
