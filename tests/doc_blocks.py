@@ -1,4 +1,4 @@
-"""What the documentation is made of: pages, fenced blocks with their marks, commands, and the files that blocks show."""
+"""What the documentation is made of: pages, fenced blocks with their marks, commands, files that blocks show."""
 
 from __future__ import annotations
 

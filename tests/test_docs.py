@@ -1,8 +1,8 @@
 """The documentation is true: its commands reach their work, its Python runs, its recipes load, its words exist.
 
-A block that cannot run on what ships here carries the mark `<!-- needs: gpu -->`, `hub` or `file` directly above it (see
-`tests/doc_blocks.py`). Its commands are followed up to their work like all others, with small files in the places of the
-reader's; its Python is compiled and its imports are resolved.
+A block that cannot run on what ships here carries the mark `<!-- needs: gpu -->`, `hub` or `file` directly above it
+(`tests/doc_blocks.py`). Its commands are followed up to their work like all others, with small files in the places of
+the reader's; its Python is compiled and its imports are resolved.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -131,7 +132,7 @@ def _flowgrpo(block: Block, words: list[str]) -> None:
 
 def _make_folders(arguments: list[str]) -> None:
     """Runs and pictures that a command continues from; twelve pictures divide among any few prompts."""
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in pairwise(arguments):
         if option in FOLDERS_AFTER:
             Path(value).mkdir(parents=True, exist_ok=True)
     if arguments[0] == "score":
@@ -218,7 +219,7 @@ def test_keys_in_the_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_in_the_text_exist(page: Path) -> None:
     for span in code_spans(page):
-        if re.fullmatch(r"(docs|scripts|tests|flowgrpo|samplers|reward_models|assets)/[\w/.-]+\.\w+", span):
+        if re.fullmatch(r"(docs|scripts|tests|flowgrpo|samplers|reward_models|assets)/[a-z0-9_/.-]+\.[a-z]+", span):
             assert (ROOT / span).exists(), f"{page.name}: there is no {span}"
 
 
@@ -322,7 +323,7 @@ OWN_REWARDS = sorted(
     {
         (block.page, spec)
         for block, words in SHELL
-        for option, value in zip(words, words[1:], strict=False)
+        for option, value in pairwise(words)
         if option == "--reward.names"
         for spec in re.findall(r"\w+\.py:\w+", value)
     }
