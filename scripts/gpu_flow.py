@@ -25,6 +25,7 @@ from flowgrpo.planning import kernel_of, plan_for, roots_per_group
 from flowgrpo.policies import rehearsal
 from flowgrpo.policies.pipeline import PipelinePolicy
 from flowgrpo.policy import Conditioning
+from flowgrpo.quiet import quiet_libraries
 from flowgrpo.ratios import plain
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import load_recipe
@@ -101,16 +102,15 @@ def flow(model: Model, setting: Setting) -> Row:
 
 
 def build(model: Model, setting: Setting) -> Bench:
-    """Random weights, drawn on the device in the dtype of the forward pass, with the recipe's adapter.
+    """Random weights in bfloat16, drawn on the device.
 
-    The embedded recipe is kept but for its size, batches, dtype and the adapter: a rank of 32 instead of all weights.
+    The recipe is kept but for its sizes, its dtype, and an adapter of rank 32 in place of other ranks or all weights.
     """
     real = rehearsal.read_real(model.config)
     real = shrunk(real) if setting.tiny else real
     rows, group = (2, 2) if setting.tiny else (model.rows, model.group)
-    dtype = str(setting.dtype).removeprefix("torch.")
     given = {
-        "model.dtype": dtype, "model.adapter": "lora", "model.lora_rank": rehearsal.RANK,
+        "model.dtype": "bfloat16", "model.adapter": "lora", "model.lora_rank": rehearsal.RANK,
         "model.height": real["height"], "model.width": real["width"], "train.prompts_per_iteration": 1,
         "train.group_size": group, "train.updates_per_iteration": 1, "train.micro_batch_size": rows,
         "sampler.batch_size": rows,
@@ -118,9 +118,9 @@ def build(model: Model, setting: Setting) -> Bench:
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     recipe = load_recipe(model.recipe, words).recipe
     before = torch.get_default_dtype()
-    torch.set_default_dtype(setting.dtype)
+    torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device(setting.device):
+        with torch.device(setting.device), quiet_libraries():
             policy = rehearsal.build(real, recipe.model)
             text = rehearsal.conditioning(real, policy)
     finally:
