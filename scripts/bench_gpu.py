@@ -12,6 +12,7 @@ time is short) is printed as missing, with the reason. The language model needs 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import time
@@ -100,6 +101,7 @@ def measure(section: Section, setting: Setting, left: float) -> Row:
     if not setting.tiny and left < section.seconds:
         raise Missing(f"it may take {section.seconds:g} s and {max(0.0, left):.0f} s are left of --minutes")
     module, _, function = section.home.partition(":")
+    gc.collect()  # the section before has let go of its networks, some of them in cycles
     try:
         return getattr(importlib.import_module(module), function)(setting)
     except torch.OutOfMemoryError as error:

@@ -58,7 +58,7 @@ def measure(phase: Phase, setting: Setting) -> Row:
 
     Returns:
         Row: phase, rows, seconds (median), rows_per_second, tflops per second, mfu (share of the measured ceiling),
-            kernel_share (of the time: the rest is the device waiting), peak_gib.
+            kernel_share (of the time: the rest is the device waiting), peak_gib (weights included).
     """
     with FlopCounterMode(display=False) as counter:
         phase.run()
