@@ -78,10 +78,10 @@ def main() -> None:
 
 
 def logprob_jobs() -> list[Row]:
-    """Vocabulary by vocabulary, both measures of every way."""
+    """First the memory of every size and way, then the time."""
     return [
         {"part": "logprobs", "measure": measure, "vocabulary": size, "scored": scored, "way": way, "chunk": chunk}
-        for size, scored, (way, chunk), measure in product(VOCABULARIES, SCORED, WAYS, ("memory", "time"))
+        for measure, size, scored, (way, chunk) in product(("memory", "time"), VOCABULARIES[::-1], SCORED, WAYS)
     ]
 
 
