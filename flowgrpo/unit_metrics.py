@@ -47,7 +47,8 @@ class UnitMetrics:
         for _, _, there in held:
             for name, values in there.items():
                 parts.setdefault(name, []).extend(values)
-        units, shares = ([tensor for there in held for tensor in there[i]] for i in (0, 1))
+        units = [tensor for numbers, _, _ in held for tensor in numbers]
+        shares = [tensor for _, weights, _ in held for tensor in weights]
         return UnitMetrics(self.step, self.window, units, shares, parts)
 
     def summary(self) -> dict[str, object]:
