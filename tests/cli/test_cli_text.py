@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_check_counts_answers_and_forwards(name: str, model: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"{name}_demo", *model]) == 0
     out = capsys.readouterr().out
-    assert "6 tokens in 6 steps, one block, low_confidence first" in out and "16 prompts x 16 = 256" in out
+    assert "6 tokens in 6 steps, one block, low_confidence first" in out and "32 prompts x 16 = 512" in out
     assert main(["check", name]) == 0  # not on this disk: said, but no fault
     assert "will be fetched by its hub name" in capsys.readouterr().out
 

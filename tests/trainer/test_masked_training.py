@@ -195,7 +195,12 @@ def test_mdpo_trains_the_steps_that_stand_out(make: Make) -> None:
 def test_a_rewarded_answer_becomes_likelier(make: Make) -> None:
     """Digits are rewarded: the last five of 20 iterations beat the first five by 3 standard errors."""
     recipe = make(
-        train__iterations=20, train__lr=3e-3, train__group_size=16, sampler__batch_size=64, train__micro_batch_size=64
+        train__iterations=20,
+        train__lr=3e-3,
+        train__inner_epochs=4,
+        train__group_size=16,
+        sampler__batch_size=64,
+        train__micro_batch_size=64,
     )
     _, rows = iterated(recipe, 20)
     first, last = ([row["reward/mean"] for row in part] for part in (rows[:5], rows[-5:]))
