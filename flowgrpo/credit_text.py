@@ -1,10 +1,10 @@
-"""Credit of the diffusion-language-model papers: leave-one-out advantages, and advantages of sampling steps."""
+"""Credit of the diffusion-language-model papers: leave-one-out advantages, and what sampling steps are worth."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowgrpo.advantages import StdScope, group_advantages, grpo
+from flowgrpo.advantages import grpo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,53 +52,3 @@ def step_rewards(rewards: Tensor) -> Tensor:
     future = after / remaining
     future[:, -1] = rewards[:, -1]
     return gain + 1 + future
-
-
-def step_advantages(
-    rewards: Tensor,
-    valid: Tensor,
-    group: Tensor,
-    *,
-    std: StdScope = "group",
-    ddof: int = 1,
-    eps: float = 1e-4,
-) -> Tensor:
-    """Advantages of sampling steps, each step compared with the same step of its group's other members.
-
-    Source: MDPO (arXiv 2508.13148) as its code runs it.
-
-    Args:
-        rewards: after each step, [N, T]; ignored where not valid.
-        valid: [N] bool, all steps of a sample have a reward.
-        group: [N] integers.
-        std: what deviations are divided by.
-        ddof: delta degrees of freedom.
-        eps: added to the standard deviation.
-
-    Returns:
-        Tensor: [N, T] float64, 0 where not valid.
-    """
-    values = step_rewards(rewards)
-    for step, column in enumerate(values.unbind(1)):
-        values[:, step] = group_advantages(column, valid, group, std=std, ddof=ddof, eps=eps)
-    return values
-
-
-def largest_steps(advantages: Tensor, count: int) -> Tensor:
-    """The `count` steps of each sample with the largest |advantage|, in descending order; ties go to the earlier step.
-
-    Source: MDPO (arXiv 2508.13148), selection of train steps.
-
-    Args:
-        advantages: [N, T].
-        count: in 1 ... T.
-
-    Returns:
-        Tensor: int64 [N, count].
-
-    Raises:
-        ValueError: count is out of range.
-    """
-    if not 1 <= count <= advantages.shape[1]:
-        raise ValueError(f"count must be in 1 ... {advantages.shape[1]} (the number of steps), got {count}")
-    return advantages.abs().argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from flowgrpo import recipe
 from flowgrpo.advantages import group_advantages, group_statistics
-from flowgrpo.credit_text import largest_steps, leave_one_out, step_advantages, step_rewards
+from flowgrpo.credit_text import leave_one_out, step_rewards
 from flowgrpo.kl import k3, none
 from flowgrpo.likelihood_masked import LogitsFn, exact_elbo, likelihood, logits_at, masked_record
 from flowgrpo.mask_plans import coupled, espo, gauss_legendre, one_step, sdmc, uniform
 from flowgrpo.objective import resolve_objective, unit_losses
 from flowgrpo.ratios import difference, sequence
+from flowgrpo.select import largest_steps
 from flowgrpo.views import Completions, Draw, MaskPlan, completions
 
 Case = dict[str, Any]
@@ -226,14 +227,22 @@ def d1_group_advantages(case: Case) -> Case:
 
 
 def mdpo_step_advantages(case: Case) -> Case:
-    rewards = torch.tensor(case["step_rewards"])
-    everyone = torch.ones(len(rewards), dtype=torch.bool)
-    advantages = step_advantages(rewards, everyone, torch.zeros(len(rewards), dtype=torch.long))
-    return {
-        "raw": step_rewards(rewards),
-        "advantages": advantages,
-        "selected_steps": largest_steps(advantages, case["sample_train_steps"]),
-    }
+    raw = step_rewards(torch.tensor(case["step_rewards"]))
+    size, count = raw.shape
+    everyone, step = torch.ones(size, count, dtype=torch.bool), torch.arange(count).expand(size, count)
+    values = group_advantages(
+        raw.flatten(), everyone.flatten(), step.flatten(), kind="grpo", std="group", ddof=1, eps=1e-4
+    )
+    advantages = values.reshape(size, count)
+    keep = largest_steps(
+        advantages,
+        everyone,
+        step=step,
+        sample=torch.arange(size).unsqueeze(1).expand(size, count),
+        train_steps=case["sample_train_steps"],
+    )
+    order = advantages.abs().masked_fill(~keep, -1).argsort(dim=1, descending=True, stable=True)
+    return {"raw": raw, "advantages": advantages, "selected_steps": order[:, : case["sample_train_steps"]]}
 
 
 ADAPTERS = {

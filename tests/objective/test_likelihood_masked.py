@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowgrpo import recipe
-from flowgrpo.credit_text import largest_steps, leave_one_out, step_rewards
+from flowgrpo.credit_text import leave_one_out, step_rewards
 from flowgrpo.kl import KLS, k1, k2, k3
 from flowgrpo.likelihood_masked import (
     Projected,
@@ -29,6 +29,7 @@ from flowgrpo.mask_plans import one_step, sdmc, trajectory
 from flowgrpo.objective import resolve_objective, unit_losses
 from flowgrpo.ratios import RATIOS, difference, sequence
 from flowgrpo.records import Record, fields_refused
+from flowgrpo.select import largest_steps
 from flowgrpo.views import Completions, MaskPlan, completions, keyed_draw
 
 
@@ -231,8 +232,16 @@ def test_leave_one_out_compares_with_the_others() -> None:
 def test_step_rewards_by_hand() -> None:
     raw = step_rewards(torch.tensor([[1.0, 3.0, 2.0]]))
     torch.testing.assert_close(raw, torch.tensor([[1 + 1 + 2.5, 2 + 1 + 2.0, -1 + 1 + 2.0]], dtype=torch.float64))
-    chosen = largest_steps(torch.tensor([[0.5, -2.0, 2.0, 0.1]]), 3)
-    assert chosen.tolist() == [[1, 2, 0]]
+
+
+def test_steps_that_stand_out_by_hand() -> None:
+    """The steps furthest from 0; of two alike the earlier; never one without a reward."""
+    advantages = torch.tensor([[0.5, -2.0, 2.0, 0.1], [1.0, -1.0, 3.0, 0.0]])
+    valid = torch.tensor([[True] * 4, [True, True, False, True]])
+    step, sample = torch.arange(4).expand(2, 4), torch.tensor([[0], [1]]).expand(2, 4)
+    one, three = (largest_steps(advantages, valid, step=step, sample=sample, train_steps=n) for n in (1, 3))
+    assert one.tolist() == [[False, True, False, False], [True, False, False, False]]
+    assert three.tolist() == [[True, True, True, False], [True, True, False, True]]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -275,7 +284,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "length": (lambda: masked_record(torch.zeros(2, 3), length=torch.ones(2)), "one unit per row"),
     "views": (lambda: MaskPlan((), torch.ones(1), 0), "at least one view"),
     "canvases": (lambda: trajectory(rows(), torch.zeros(4, 2, 5), torch.zeros(4, 2, 9), mask_id=MASK), "must both be"),
-    "count": (lambda: largest_steps(torch.zeros(1, 3), 4), "count must be in 1 ... 3"),
 }
 
 
