@@ -332,6 +332,8 @@ class Run(Section):
     """Limits of `flowgrpo.guard_rails.RAILS` other than their own; 0 switches a rail off. Alarms are warnings."""
     guard_window: Annotated[int, Field(ge=2)] = 10
     """Iterations whose means the guard rails compare."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What `train.max_minutes` and times are measured in; "processor" is fair where other work shares the machine."""
     trackers: tuple[str, ...] = ()
     device: str = "auto"
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowgrpo import ema
 from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
-from flowgrpo.clock import Clock
+from flowgrpo.clock import TIMERS, Clock
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import CheckpointError
 from flowgrpo.guard_rails import new_alarms, watch_of
@@ -73,7 +73,7 @@ class Trainer:
         self.progress = progress if progress is not None and self.processes.first else Progress.silent()
         self.iteration = 0
         self.seconds = 0.0
-        self.clock = Clock()
+        self.clock = Clock(TIMERS[recipe.run.clock])
         with self.processes.failing_together():
             self._load(recipe)
 

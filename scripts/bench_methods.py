@@ -31,6 +31,9 @@ RECIPES = (
     "grpo_guard_demo",
     "pref_grpo_demo",
 )
+NO_END = ("--train.iterations", "1000000")
+"""Time alone ends a run."""
+EVALUATION = ("--eval.images_per_prompt", "1", "--eval.prompts", "{heldout: shapes/heldout}", "--run.images_every", "0")
 ONE_PROMPT = ("--train.prompts_per_iteration", "1", "--train.updates_per_iteration", "1")
 PUBLISHED: dict[str, tuple[str, float, Price]] = {
     "mix_grpo": ("DanceGRPO, 25 steps, 14 trained", 0.51, Price(25, 14)),
@@ -46,11 +49,13 @@ PUBLISHED: dict[str, tuple[str, float, Price]] = {
 def main() -> None:
     """Run what is missing, then print the tables."""
     args = _arguments()
+    words = [*NO_END, "--train.max_minutes", str(args.minutes), *EVALUATION]
+    base = None
     for seed in args.seeds:
         for name in args.recipes:
             if find(held(args.out), name, seed) is None and not args.table:
-                overrides = ["--train.max_minutes", str(args.minutes), "--eval.images_per_prompt", "1"]
-                train(args.out, name, name, seed, args.runs / f"{name}-seed{seed}", overrides)
+                folder = args.runs / f"{name}-seed{seed}"
+                base = train(args.out, name, name, seed, folder, words, base=base)
     print(measured_table(held(args.out), args.recipes, args.seeds))
     print()
     print(price_table())

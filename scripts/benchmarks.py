@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,12 @@ def find(rows: Sequence[dict[str, Any]], run: str, seed: int) -> dict[str, Any] 
     return next((row for row in rows if (row["run"], row["seed"]) == (run, seed)), None)
 
 
-def train(out: Path, run: str, recipe: str, seed: int, folder: Path, overrides: Sequence[str]) -> Path:
+def train(
+    out: Path, run: str, recipe: str, seed: int, folder: Path, overrides: Sequence[str], *, base: Path | None = None
+) -> Path:
     """Run a recipe (an interrupted run continues) and add what it measured to the file.
+
+    Time is the process's own on one thread, so that runs beside each other and beside other work compare.
 
     Args:
         out: the JSON file.
@@ -43,18 +48,30 @@ def train(out: Path, run: str, recipe: str, seed: int, folder: Path, overrides: 
         seed: training seed.
         folder: run folder.
         overrides: further command-line words.
+        base: folder of a run of the same model and evaluation, whose samples of the untrained model are taken over.
 
     Returns:
         Path: the run folder.
     """
     from flowgrpo.recipe_loading import load_recipe, recipe_hash  # what only adds rows to a file needs no recipe
 
-    words = ["--train.seed", str(seed), "--run.dir", str(folder), *overrides]
-    subprocess.run([sys.executable, "-m", "flowgrpo", "train", recipe, *words], check=True)
+    words = ["--train.seed", str(seed), "--run.dir", str(folder), "--run.clock", "processor", *overrides]
+    if base is not None:
+        _take_over_base(base, folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "flowgrpo", "train", recipe, *words], check=True, env=environment)
     loaded = load_recipe(recipe, words).recipe
     facts = {"run": run, "recipe": recipe, "seed": seed, "hash": recipe_hash(loaded)}
     add(out, {**facts, **measured(folder, loaded.eval.scorers), **where()})
     return folder
+
+
+def _take_over_base(base: Path, folder: Path) -> None:
+    for file in base.glob("eval/base-*.jsonl"):
+        target = folder / "eval" / file.name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def add(out: Path, row: dict[str, Any]) -> None:
