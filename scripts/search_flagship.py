@@ -1,0 +1,93 @@
+"""How `flagship` was found: mixtures of parts beside each other, for the same time, on training prompts alone.
+
+    python -m scripts.search_flagship --out assets/benchmarks/flagship_search.json
+
+Every candidate is the recipe `demo` with a few words changed. Each trains for `--minutes` of processor time per seed;
+gold then judges every fourth training prompt. No held-out prompt is drawn, so that those stay fit for reporting.
+Finished runs are not repeated, missing ones are printed as missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from flowgrpo.assets import asset
+from scripts.bench_methods import NO_END
+from scripts.benchmarks import find, gain, held, train
+
+EVERY = 4
+"""Which training prompts judge: every so manieth, 128 of them."""
+GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
+ENDS = ("--objective.select", "best_of_n", "--objective.best_of")
+SHARED = ("--sampler.initial_noise", "shared")
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "ends 6": (*ENDS, "6"),
+    "ends 4": (*ENDS, "4"),
+    "guard": GUARD,
+    "guard, ends 6": (*GUARD, *ENDS, "6"),
+    "noise weight, ends 6": ("--objective.weight", "noise_level", *ENDS, "6"),
+    "shared noise, ends 6": (*SHARED, *ENDS, "6"),
+    "half of the steps": ("--objective.select", "random_steps", "--objective.step_share", "0.5"),
+    "sliding window of 4": (
+        *("--sampler.window", "progressive", "--sampler.window_low", "0", "--sampler.window_width", "4"),
+        *("--sampler.window_tau", "2"),
+    ),
+    "24 per prompt, ends 8": ("--train.prompts_per_iteration", "8", "--train.group_size", "24", *ENDS, "8"),
+}
+"""Name -> what differs from `demo`. "ends N": only the best and the worst N / 2 of a group are trained."""
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    args = _arguments()
+    prompts = args.runs / "judged.jsonl"
+    prompts.parent.mkdir(parents=True, exist_ok=True)
+    prompts.write_text("".join(asset("prompts/train.jsonl").read_text().splitlines(keepends=True)[::EVERY]))
+    words = [*NO_END, "--train.max_minutes", str(args.minutes), "--eval.prompts", f"{{judged: {prompts}}}"]
+    words += ["--eval.images_per_prompt", "2", "--run.images", "0"]
+    base = None
+    for seed in args.seeds:
+        for name in args.names:
+            if find(held(args.out), name, seed) is None and not args.table:
+                folder = args.runs / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
+                base = train(args.out, name, "demo", seed, folder, [*words, *CANDIDATES[name]], base=base)
+    print(table(held(args.out), args.names, args.seeds))
+
+
+def table(rows: list[dict[str, Any]], names: list[str], seeds: list[int]) -> str:
+    """Gold on the judged training prompts after equal time, means over the seeds that are there."""
+    lines = ["candidate               seeds  iterations  s/iter  strict           partial gold    gain of each seed"]
+    for name in names:
+        found = [row for seed in seeds if (row := find(rows, name, seed))]
+        lines.append(_line(name, found) if found else f"{name:23s} missing")
+    return "\n".join(lines)
+
+
+def _line(name: str, rows: list[dict[str, Any]]) -> str:
+    pairs = {score: [gain(row, "judged", score) for row in rows] for score in ("gold.strict", "gold")}
+    strict, partial = (tuple(map(mean, zip(*pairs[score], strict=True))) for score in ("gold.strict", "gold"))
+    gains = " ".join(f"{after - before:+5.1f}" for before, after in pairs["gold"])
+    return (
+        f"{name:23s} {len(rows):5d}  {mean(row['iterations'] for row in rows):10.1f}  "
+        f"{mean(row['seconds_per_iteration']['total'] for row in rows):6.2f}  {strict[0]:5.1f} -> {strict[1]:5.1f}  "
+        f"{partial[0]:5.1f} -> {partial[1]:5.1f}  {gains}"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("assets/benchmarks/flagship_search.json"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/flagship_search"), help="where the run folders go")
+    parser.add_argument("--names", nargs="*", default=list(CANDIDATES), choices=list(CANDIDATES))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[100, 101])
+    parser.add_argument("--minutes", type=float, default=2.0, help="training time of each run")
+    parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
