@@ -33,7 +33,11 @@ RECIPES = (
 )
 NO_END = ("--train.iterations", "1000000")
 """Time alone ends a run."""
-EVALUATION = ("--eval.images_per_prompt", "1", "--eval.prompts", "{heldout: shapes/heldout}", "--run.images_every", "0")
+EVALUATION = (
+    *("--eval.prompts", "{heldout: shapes/heldout}", "--eval.images_per_prompt", "1", "--eval.steps", "10"),
+    *("--run.images_every", "0"),
+)
+"""One picture per held-out prompt, and half of the demo's steps: there are many runs."""
 ONE_PROMPT = ("--train.prompts_per_iteration", "1", "--train.updates_per_iteration", "1")
 PUBLISHED: dict[str, tuple[str, float, Price]] = {
     "mix_grpo": ("DanceGRPO, 25 steps, 14 trained", 0.51, Price(25, 14)),

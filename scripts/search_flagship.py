@@ -48,7 +48,7 @@ def main() -> None:
     prompts.parent.mkdir(parents=True, exist_ok=True)
     prompts.write_text("".join(asset("prompts/train.jsonl").read_text().splitlines(keepends=True)[::EVERY]))
     words = [*NO_END, "--train.max_minutes", str(args.minutes), "--eval.prompts", f"{{judged: {prompts}}}"]
-    words += ["--eval.images_per_prompt", "2", "--run.images", "0"]
+    words += ["--eval.images_per_prompt", "2", "--eval.steps", "10", "--run.images", "0"]
     base = None
     for seed in args.seeds:
         for name in args.names:
