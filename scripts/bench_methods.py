@@ -17,7 +17,9 @@ from typing import Any
 from flowgrpo.geometry import TRAINED_COST, Price, geometry, price
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import load_recipe
+from flowgrpo.runfolder import write_atomically
 from scripts.benchmarks import find, gain, held, train
+from scripts.curves_picture import Curve, Panel, picture, smoothed
 
 RECIPES = (
     "demo",
@@ -38,6 +40,8 @@ EVALUATION = (
     *("--run.images_every", "0"),
 )
 """One picture per held-out prompt, and half of the demo's steps: there are many runs."""
+SMOOTH = 3
+"""Iterations in a mean of the picture."""
 ONE_PROMPT = ("--train.prompts_per_iteration", "1", "--train.updates_per_iteration", "1")
 PUBLISHED: dict[str, tuple[str, float, Price]] = {
     "mix_grpo": ("DanceGRPO, 25 steps, 14 trained", 0.51, Price(25, 14)),
@@ -63,6 +67,23 @@ def main() -> None:
     print(measured_table(held(args.out), args.recipes, args.seeds))
     print()
     print(price_table())
+    if args.picture:
+        write_atomically(args.picture, drawn(held(args.out), args.recipes, args.seeds))
+
+
+def drawn(rows: list[dict[str, Any]], recipes: list[str], seeds: list[int]) -> str:
+    """The picture: gold of the rollouts over seconds, mean over the seeds that are there, smoothed over iterations."""
+    found = {name: [row for seed in seeds if (row := find(rows, name, seed))] for name in recipes}
+    curves = [Curve(name.removesuffix("_demo"), _gold(runs)) for name, runs in found.items() if runs]
+    return picture([Panel("gold, mean of rollouts", curves)], "Gold over the seconds of training, for each method")
+
+
+def _gold(runs: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Mean over runs, as many iterations as all of them have."""
+    points = [list(columns) for columns in zip(*(row["curve"] for row in runs), strict=False)]
+    seconds = [mean(point[0] for point in column) for column in points]
+    gold = [mean(point[2] for point in column) for column in points]
+    return list(zip(seconds, smoothed(gold, SMOOTH), strict=True))
 
 
 def measured_table(rows: list[dict[str, Any]], recipes: list[str], seeds: list[int]) -> str:
@@ -128,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=2.0, help="training time of each run")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw gold over seconds as SVG")
     return parser.parse_args()
 
 

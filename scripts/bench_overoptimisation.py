@@ -1,10 +1,11 @@
-"""Who keeps gold while a proxy rises? Long runs on the small CLIP, with gold watching.
+"""Who keeps gold while a proxy rises? Long runs on the embedded proxies, with gold watching.
 
     python -m scripts.bench_overoptimisation --out assets/benchmarks/overoptimisation.json
 
-Trains each recipe on the proxy for `--minutes` per seed, evaluates gold on held-out prompts before and after, and keeps
-both rewards over time; finished runs are not repeated. Prints, per recipe, the proxy and gold at the start, at gold's
-best and at the end: a method over-optimises where gold falls from its best while the proxy still rises.
+Trains each recipe on a proxy for `--minutes` of processor time per seed and evaluates proxy and gold on held-out
+prompts, before and after; finished runs are not repeated. Prints, per run, proxy and gold of the rollouts at the
+start, at gold's best and at the end: a method over-optimises where gold falls from its best while the proxy still
+rises. `--picture FILE` draws the curves.
 """
 
 from __future__ import annotations
@@ -13,34 +14,47 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.runfolder import write_atomically
+from scripts.bench_methods import EVALUATION, NO_END
 from scripts.benchmarks import find, gain, held, train
+from scripts.curves_picture import Curve, Panel, picture, smoothed
 
-PROXY = ("--reward.names", "clip=1.0,gold=0.0")
+CLIP = ("--reward.names", "clip=1.0,gold=0.0")
+JUDGE = ("--reward.names", "preference=1.0,clip=0.0,gold=0.0")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "flow_grpo": ("demo", PROXY),
-    "grpo_guard": ("grpo_guard_demo", PROXY),
-    "pref_grpo": ("pref_grpo_demo", ("--reward.names", "preference=1.0,clip=0.0,gold=0.0")),
+    "flow_grpo": ("demo", CLIP),
+    "grpo_guard": ("grpo_guard_demo", CLIP),
+    "pref_grpo": ("pref_grpo_demo", JUDGE),
+    "flagship": ("flagship", CLIP),
 }
-"""Name -> recipe and what it is told; the proxy of Pref-GRPO is its judge's win rate."""
+"""Name -> recipe and what it is told. Pref-GRPO trains on its judge's win rates, whose mean is always a half: its
+proxy in table and picture is the small CLIP too, which it does not train on."""
 SMOOTH = 5
+"""Iterations in a mean: one iteration's reward is mostly its prompts."""
 
 
 def main() -> None:
     """Run what is missing, then print the table."""
     args = _arguments()
+    words = [*NO_END, "--train.max_minutes", str(args.minutes), *EVALUATION, "--eval.scorers", "gold,clip"]
+    base = None
     for seed in args.seeds:
         for name in args.names:
             if find(held(args.out), name, seed) is None and not args.table:
-                recipe, words = RUNS[name]
-                overrides = [*words, "--train.max_minutes", str(args.minutes)]
-                train(args.out, name, recipe, seed, args.runs / f"{name}-seed{seed}", overrides)
-    print(table(held(args.out), args.names, args.seeds))
+                recipe, told = RUNS[name]
+                folder = args.runs / f"{name}-seed{seed}"
+                base = train(args.out, name, recipe, seed, folder, [*words, *told], base=base)
+    rows = held(args.out)
+    print(table(rows, args.names, args.seeds))
+    if args.picture:
+        write_atomically(args.picture, drawn(rows, args.names, args.seeds[0]))
 
 
 def table(rows: list[dict[str, Any]], names: list[str], seeds: list[int]) -> str:
-    """Smoothed training rewards at three moments, and held-out strict gold; missing runs are said to be missing."""
+    """Smoothed rollout rewards at three moments, and held-out scores; missing runs are said to be missing."""
     lines = [
-        "run         seed  proxy: start -> gold's best -> end      gold: start -> best -> end        held-out strict"
+        "run         seed  iterations  rollouts: proxy start, at gold's best, end  gold start, best, end  "
+        "held-out proxy    strict gold    partial gold"
     ]
     for name in names:
         for seed in seeds:
@@ -50,16 +64,26 @@ def table(rows: list[dict[str, Any]], names: list[str], seeds: list[int]) -> str
 
 
 def _line(name: str, seed: int, row: dict[str, Any]) -> str:
-    proxy, gold = (_smoothed([point[column] for point in row["curve"]]) for column in (1, 2))
+    proxy, gold = (smoothed(row["by_scorer"][scorer], SMOOTH) for scorer in ("clip", "gold"))
     best = max(range(len(gold)), key=gold.__getitem__)
     shown = ["  ".join(f"{series[i]:.3f}" for i in (0, best, -1)) for series in (proxy, gold)]
-    before, after = gain(row, "heldout", "gold.strict")
-    return f"{name:11s} {seed:4d}  {shown[0]:38s}  {shown[1]:30s}  {before:.1f} -> {after:.1f}"
+    ends = ["{:.1f} -> {:.1f}".format(*gain(row, "heldout", score)) for score in ("clip", "gold.strict", "gold")]
+    return f"{name:11s} {seed:4d}  {row['iterations']:10d}  {shown[0]:42s}  {shown[1]}    {'  '.join(ends)}"
 
 
-def _smoothed(values: list[float]) -> list[float]:
-    windows = (values[max(0, i - SMOOTH + 1) : i + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+def drawn(rows: list[dict[str, Any]], names: list[str], seed: int) -> str:
+    """The picture: smoothed proxy and gold of the rollouts over seconds, one line per run of one seed."""
+    found = {name: row for name in names if (row := find(rows, name, seed))}
+    panels = [
+        Panel(title, [_curve(name, row, scorer) for name, row in found.items()])
+        for title, scorer in (("proxy (small CLIP), mean of rollouts", "clip"), ("gold, mean of rollouts", "gold"))
+    ]
+    return picture(panels, "Proxy and gold over the seconds of training, for each method")
+
+
+def _curve(name: str, row: dict[str, Any], scorer: str) -> Curve:
+    seconds = [point[0] for point in row["curve"]]
+    return Curve(name, list(zip(seconds, smoothed(row["by_scorer"][scorer], SMOOTH), strict=True)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -70,6 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--minutes", type=float, default=20.0, help="training time of each run")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves of the first seed as SVG")
     return parser.parse_args()
 
 

@@ -127,6 +127,8 @@ def measured(folder: Path, scorers: Sequence[str]) -> dict[str, Any]:
         ]
         for t, row in zip(timing, metrics, strict=True)
     ]
+    named = [key.split("/")[1] for key in metrics[0] if key.startswith("reward/") and key.count("/") == 2]
+    by_scorer = {name: [round(row[f"reward/{name}/mean"], 4) for row in metrics] for name in dict.fromkeys(named)}
     return {
         "sets": evaluations(folder, scorers),
         "iterations": timing[-1]["iteration"],
@@ -135,6 +137,7 @@ def measured(folder: Path, scorers: Sequence[str]) -> dict[str, Any]:
         "seconds_per_iteration": stages,
         "forwards_per_iteration": inputs,
         "curve": curve,
+        "by_scorer": by_scorer,
     }
 
 
