@@ -150,7 +150,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-dllm"), help="folder of the result")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny-dllm"), help="folder of the state")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cycles", type=int, nargs="+", default=[4500, 400], help="steps of each cycle")
+    parser.add_argument("--cycles", type=int, nargs="+", default=[6500, 500], help="steps of each cycle")
     parser.add_argument("--mistaken", type=float, nargs="+", default=[0.0, 0.6], help="share of mistakes in each")
     parser.add_argument("--rate", type=float, nargs="+", default=[2e-3, 5e-4], help="peak learning rate of each")
     parser.add_argument("--rows", type=int, default=96, help="texts per step")
