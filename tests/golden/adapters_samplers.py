@@ -26,16 +26,15 @@ SOLVER_NAMES = {
 
 
 def flow_sde_step(case: Case) -> Case:
+    """At noise level 0 there is no density: nan, as in the source."""
     gaussian, x_next, sqrt_dt = _upstream_step(case, flow_sde)
-    outputs = {
+    return {
         "prev_sample": x_next,
         "prev_sample_mean": gaussian.mean,
+        "log_prob": gaussian.log_prob(x_next),
         "std_dev_t": gaussian.std.flatten() / sqrt_dt,
         "sqrt_dt": sqrt_dt,
     }
-    if case["noise_level"] > 0:  # at std 0 there is no density; the source returns nan
-        outputs["log_prob"] = gaussian.log_prob(x_next)
-    return outputs
 
 
 def flow_cps_step(case: Case) -> Case:

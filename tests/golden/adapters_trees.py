@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowgrpo.advantages import group_advantages, path_sums, to_edges, tree_advantages
-from flowgrpo.select import extreme, pruned_steps
+from flowgrpo.select import extreme, last_split, pruned_steps
 from samplers import sample_flow
 from samplers.plans import cost, single_branch
 from samplers.rollout import edge_log_probs
@@ -18,27 +19,36 @@ Case = dict[str, Any]
 
 
 def mix_window(case: Case) -> Case:
-    """Each source's range is our `stop`; windows that it cuts short are its defect, ours always have their width."""
-    rule, width = case["rule"], case["window_size"]
-    high = {"mixgrpo_code": case["T"] - 2, "paper_clamp": case["T"], "unirl_stateless": case["T"]}[rule]
-    motion = case["strategy"]
-    if rule == "unirl_stateless" and case["roll_back"]:
-        motion = "rollover"
-    if motion == "random":  # of the source only range and width can be compared
-        return {"size": [width] * case["iterations"]}
-    options = {
-        "low": 0,
-        "high": high,
-        "width": width,
-        "stride": case["stride"],
-        "tau": case["shift_interval"],
-        "seed": 0,
-    }
-    decay = {"decay": case.get("exp_decay_k", 0.1), "decay_from": case.get("exp_decay_threshold", 13)}
-    start = WINDOWS["progressive" if motion == "decay" else motion]
+    """Each source's range is our `high`; windows that it cuts short are its defect, ours always have their width."""
+    if case["strategy"] == "random":  # of the source only range and width can be compared
+        return {"size": [case["window_size"]] * case["iterations"]}
+    motion, options = _motion(case), _window_options(case)
     return {
-        "left": [start(i, **options, **decay) for i in range(case["iterations"])],
-        "size": [width] * case["iterations"],
+        "left": [WINDOWS[motion](i, **options) for i in range(case["iterations"])],
+        "size": [case["window_size"]] * case["iterations"],
+    }
+
+
+def _motion(case: Case) -> str:
+    if case["strategy"] == "decay":
+        return "linear_decay"
+    return "rollover" if case["rule"] == "unirl_stateless" and case["roll_back"] else case["strategy"]
+
+
+def _window_options(case: Case) -> Case:
+    """UniRL's last place lies on the stride; the linear decay of MixGRPO's code has its own longest stay."""
+    low, width, stride = case.get("init", 0), case["window_size"], case["stride"]
+    last = {"mixgrpo_code": case.get("max_timesteps", case["T"] - 2), "paper_clamp": case["T"]}
+    on_stride = low + (case["T"] - low - width) // max(1, stride) * stride + width
+    return {
+        "low": low,
+        "high": last.get(case["rule"], on_stride),
+        "width": width,
+        "stride": stride,
+        "tau": case.get("max_interval", 10) if case["strategy"] == "decay" else case["shift_interval"],
+        "decay": case.get("exp_decay_k", 0.1),
+        "decay_from": case.get("exp_decay_threshold", 13),
+        "seed": 0,
     }
 
 
@@ -62,37 +72,57 @@ def branch_prune(case: Case) -> Case:
     if case["mix_ode_sde"]:
         return {"total_edges": len(case["parent"]) - 1}
     step = torch.tensor(case["depth"][1:]) - 1
-    source = torch.tensor(case["parent"][1:])
-    advantages = torch.tensor(case["node_advantage"][1:])
     keep = torch.ones(len(step), dtype=torch.bool)
-    facts = {"step": step, "source": source, "group": source * 0}
     if case["train_step"] <= int(case["max_train_steps"] * case["pruning_step_ratio"]):
         if case["depth_pruning"]:
-            keep &= _outside(step, _removed(case))
+            keep &= ~torch.isin(step, torch.tensor(_removed(case)))
         if case["width_mode"] == 2:
-            late = keep & (step > max(case["split_steps"]))
-            count = max(2, int(late.sum() * case["width_ratio"]))
-            keep = extreme(advantages, keep, **facts, extreme_b=count // 2 // len(step[late].unique()))
+            keep = _narrowed(case, step, keep)
     kept = (keep.nonzero().flatten() + 1).tolist()
     return {"total_edges": len(step), "kept_child_index": kept, "n_kept": len(kept)}
 
 
-def _removed(case: Case) -> range:
+def _narrowed(case: Case, step: Tensor, keep: Tensor) -> Tensor:
+    """Mode 2 ranks all late edges at once: that is Extreme-b where its share is a whole number of leaves."""
+    source, advantages = torch.tensor(case["parent"][1:]), torch.tensor(case["node_advantage"][1:])
+    late = keep & (step > max(case["split_steps"]))
+    count, steps = max(2, int(late.sum() * case["width_ratio"])), len(step[late].unique())
+    if steps and count % (2 * steps) == 0 and last_split(source, step) == max(case["split_steps"]):
+        facts = {"step": step, "source": source, "group": source * 0}
+        return extreme(advantages, keep, **facts, extreme_b=count // 2 // steps)
+    order = [edge for edge in _depth_first(case["parent"]) if late[edge]]
+    ranked = sorted(order, key=lambda edge: -advantages[edge].item())
+    kept = keep & ~late
+    kept[ranked[: count // 2] + ranked[max(0, len(ranked) - count + count // 2) :]] = True
+    return kept
+
+
+def _depth_first(parent: list[int]) -> list[int]:
+    """Edges as their child's index less one, each followed by what is below it."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for child, above in enumerate(parent):
+        children[above].append(child)
+    order, stack = [], [0]
+    while stack:
+        node = stack.pop()
+        order.append(node - 1)
+        stack.extend(reversed(children[node]))
+    return order[1:]
+
+
+def _removed(case: Case) -> list[int]:
     """The source counts depths, one more than the step of the edge, and slides towards earlier ones."""
     steps = sorted(int(depth) - 1 for depth in case["depth_pruning"].split(","))
-    return pruned_steps(
+    first = pruned_steps(
         case["train_step"] + 1,
         start=steps[0],
         last=max(case["depth"]) - 1,
-        size=len(steps),
+        size=1,
         every=case["slide_interval"] if case["slide"] else case["train_step"] + 1,
         direction="earlier",
         stop=(case["stop_depth"] or max(case["split_steps"])) - 1,
-    )
-
-
-def _outside(step: Tensor, pruned: range) -> Tensor:
-    return (step < pruned.start) | (step >= pruned.stop)
+    ).start
+    return [step - steps[0] + first for step in steps]
 
 
 def _pairs(case: Case) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ and float32 where a case also holds ``outputs_float32``. It may leave out an out
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,9 @@ from adapters_samplers import ADAPTERS as SAMPLERS
 from adapters_scorers import ADAPTERS as SCORERS
 from adapters_text_rewards import ADAPTERS as TEXT_REWARDS
 from adapters_trees import ADAPTERS as TREES
+from perturbed_credit import advantage_cases, distance_cases, window_cases
+from perturbed_steps import kernel_cases, solver_cases
+from perturbed_trees import exploration_cases, tree_cases
 
 ADAPTERS = (
     SAMPLERS | TREES | OBJECTIVE | REWARDS | LIKELIHOOD_MASKED | MASKED_SAMPLERS | TEXT_REWARDS | SCORERS | BENCHMARKS
@@ -49,6 +52,15 @@ def test_golden(golden_case: tuple[str, dict]) -> None:
         if defect is None:
             raise
         pytest.skip(f"source defect: {defect}; ours differs: {str(error).splitlines()[0]}")
+
+
+@pytest.mark.parametrize(
+    "cases", [kernel_cases, solver_cases, advantage_cases, distance_cases, window_cases, tree_cases, exploration_cases]
+)
+def test_cases_that_no_file_holds(cases: Callable[[], Iterator[tuple[str, dict]]]) -> None:
+    """Other shapes and edge values, from the equations in plain numpy."""
+    for stem, case in cases():
+        _check(stem, case)
 
 
 def _check(stem: str, case: dict) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplers.windows import WINDOWS, exp_decay, frozen, progressive, rollover, window_start
+from samplers.windows import WINDOWS, exp_decay, frozen, linear_decay, progressive, rollover, window_start
 
 OPTIONS = {"seed": 7, "decay": 0.1, "decay_from": 3}
 
@@ -47,6 +47,13 @@ def test_exp_decay_shortens_its_stays_by_the_formula() -> None:
     assert stays[:9] == [5, 5, 5, 5, 5, 5, 4, 4, 4]
     assert visited == sorted(visited)
     assert starts(exp_decay, 60, low=0, high=20, width=2, stride=0, tau=5) == [0] * 60
+
+
+def test_linear_decay_shortens_its_stays_evenly_from_tau_to_one() -> None:
+    visited = starts(linear_decay, 99, low=2, high=12, width=4, stride=2, tau=11)
+    assert [visited.count(step) for step in (2, 4, 6)] == [11, 9, 7]  # 11 - 10 (l - 2) / 10
+    assert visited == sorted(visited) and visited[-1] == 8
+    assert starts(linear_decay, 30, low=2, high=12, width=4, stride=0, tau=5) == [2] * 30
 
 
 def test_a_window_that_does_not_fit_is_refused() -> None:
