@@ -1,6 +1,6 @@
 """Golden cases of kernels and solvers that no file holds: other shapes, edge levels, ties, missing optional keys.
 
-Written from the files' `equations` in plain numpy, element by element where that is clearer, and without any of our code.
+Written from the files' `equations` in plain numpy, without any of our code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Golden cases of trees that no file holds: K of 1 to 3, splits at any step, ties, odd shares, explorations of one step.
+"""Golden cases of trees that no file holds: K of 1 to 3, splits at any step, ties, odd shares, one explored step.
 
 Written from the files' `equations` in plain Python and numpy, without any of our code.
 """
