@@ -10,7 +10,7 @@ from typing import Any
 from flowgrpo.report.chart_frame import legend
 from flowgrpo.report.line_chart import LineChart, Series, line_chart
 from flowgrpo.report.markup import Html, join, note, table, tag
-from flowgrpo.report.numbers import MISSING, Scale, number, usable
+from flowgrpo.report.numbers import MISSING, Scale, number, typeset, usable
 from flowgrpo.report.run_data import Row, RunData, as_mapping
 
 BAR_WIDTH, BAR_HEIGHT = 160, 20
@@ -106,7 +106,7 @@ def gain_chip(value: Estimate | None, *, share: bool) -> Html:
     if value is None:
         return Html(MISSING)
     factor, unit = (100, " points") if share else (1, "")
-    shown = f"{factor * value.mean:+.1f}" if share else f"{'+' if value.mean > 0 else ''}{number(value.mean)}"
+    shown = typeset(f"{factor * value.mean:+.1f}") if share else f"{'+' if value.mean > 0 else ''}{number(value.mean)}"
     interval = "" if value.ci95 is None else f" ± {factor * value.ci95:.1f}" if share else f" ± {number(value.ci95)}"
     clear = value.ci95 is not None and abs(value.mean) > value.ci95
     kind = ("up" if value.mean > 0 else "down") if clear else "flat"

@@ -81,6 +81,7 @@ nav a:hover { color: var(--ink); text-decoration: underline; }
 }
 figure { margin: 0; }
 .chart { display: flex; flex-direction: column; padding: .7rem .8rem .5rem; min-width: 0; }
+.chart:not(:has(svg)) { align-self: start; padding-bottom: .7rem; }
 .chart > figcaption, figure > figcaption { font-size: .88rem; font-weight: 600; }
 .chart > figcaption { display: flex; justify-content: space-between; gap: .75rem; }
 .chart .now { font-weight: 400; color: var(--quiet); white-space: nowrap; font-variant-numeric: tabular-nums; }
@@ -160,15 +161,13 @@ td code, .message { display: inline-block; min-width: 14rem; white-space: normal
 .prompt { display: flex; justify-content: space-between; gap: .75rem; margin: 0 0 .5rem; font-size: .88rem; }
 .prompt small { color: var(--quiet); white-space: nowrap; }
 .row { display: grid; gap: .5rem; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); }
-.row figcaption { margin-top: .15rem; color: var(--quiet); font-size: .75rem; font-weight: 400; }
-.frame { position: relative; }
+.row figcaption {
+  display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .4rem; margin-top: .15rem;
+  color: var(--quiet); font-size: .75rem; font-weight: 400; font-variant-numeric: tabular-nums;
+}
 .frame img, .hole { display: block; width: 100%; height: auto; border-radius: 5px; background: var(--flat-bg); }
 .hole { display: grid; place-items: center; aspect-ratio: 1; color: var(--quiet); font-size: .75rem; }
 .pixelated { image-rendering: pixelated; }
-.badge {
-  position: absolute; right: 4px; bottom: 4px; padding: 0 .4em; border-radius: 4px; background: rgb(0 0 0 / .72);
-  color: #fff; font-size: .72rem; font-variant-numeric: tabular-nums;
-}
 
 details { margin: .5rem 0; }
 summary { padding: .55rem .8rem; cursor: pointer; }

@@ -41,17 +41,17 @@ def number(value: float | None) -> str:
     if value == 0:
         return "0"
     if value == int(value) and abs(value) < 1e12:
-        return f"{int(value):,}"
+        return typeset(f"{int(value):,}")
     if not 1e-3 <= abs(value) < 1e6:
         return scientific(value)
-    return f"{value:,.{max(1, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip(".")
+    return typeset(f"{value:,.{max(1, 3 - math.floor(math.log10(abs(value))))}f}".rstrip("0").rstrip("."))
 
 
 def scientific(value: float | None) -> str:
     """Three significant digits in scientific notation, and a plain 0 for exactly 0."""
     if value is None:
         return MISSING
-    return "0" if value == 0 else f"{value:.2e}"
+    return "0" if value == 0 else _short_scientific(value, 2, padded=True)
 
 
 def percent(share: float | None) -> str:
@@ -129,9 +129,15 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     if largest >= 1e5 or decimals > 4:
         digits = max(0, math.floor(math.log10(largest or 1.0) + 1e-9) - math.floor(math.log10(gap) + 1e-9))
         return ["0" if tick == 0 else _short_scientific(tick, digits) for tick in ticks]
-    return [f"{tick:.{decimals}f}" for tick in ticks]
+    return [typeset(f"{tick:.{decimals}f}") for tick in ticks]
 
 
-def _short_scientific(value: float, digits: int) -> str:
+def _short_scientific(value: float, digits: int, *, padded: bool = False) -> str:
     mantissa, exponent = f"{value:.{digits}e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.') if digits else mantissa}e{int(exponent)}"
+    short = mantissa if padded or not digits else mantissa.rstrip("0").rstrip(".")
+    return typeset(f"{short}e{int(exponent)}")
+
+
+def typeset(digits: str) -> str:
+    """With true minus signs: as wide as digits, and no line breaks after them."""
+    return digits.replace("-", "−")

@@ -37,7 +37,7 @@ def picture_section(run: RunData) -> Html | None:
     )
     return join(
         [
-            note("Each card has one prompt and one seed, drawn as in the evaluations then. Scores are in the corner."),
+            note("Each card has one prompt and one seed, drawn as in the evaluations then, with its score below."),
             note(f"{left_out} of {len(columns)} columns are left out; all are in the run folder.")
             if left_out
             else None,
@@ -47,7 +47,9 @@ def picture_section(run: RunData) -> Html | None:
 
 
 def _columns(index: Row) -> list[Row]:
-    return [as_mapping(column) for column in _sequence(index.get("columns")) if as_mapping(column).get("files")]
+    """One per iteration: where the pictures of an iteration were drawn again at the end of the run, the last."""
+    columns = [as_mapping(column) for column in _sequence(index.get("columns")) if as_mapping(column).get("files")]
+    return list({column.get("iteration", f"column {place}"): column for place, column in enumerate(columns)}.values())
 
 
 def _sequence(value: Any) -> Sequence[Any]:
@@ -72,14 +74,14 @@ def _picture(folder: Path, column: Row, place: int, prompt: object) -> Html:
     label = str(column.get("label", f"iteration {column.get('iteration', '?')}"))
     image = embedded(folder, files[place]) if place < len(files) else None
     score = usable(scores[place]) if place < len(scores) else None
-    badge = tag("span", number(score), class_="badge", title="score") if score is not None else None
+    mark = tag("span", number(score), title="score") if score is not None else None
     if image is None:
         shown: Html = tag("div", "missing", class_="hole")
     else:
         source, small = image
         alt, look = f"{prompt}, {label}", "pixelated" if small else None
         shown = tag("img", src=source, alt=alt, loading="lazy", decoding="async", class_=look)
-    return tag("figure", tag("div", shown, badge, class_="frame"), tag("figcaption", label))
+    return tag("figure", tag("div", shown, class_="frame"), tag("figcaption", tag("span", label), mark))
 
 
 def embedded(folder: Path, name: object) -> tuple[str, bool] | None:

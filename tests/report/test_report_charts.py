@@ -112,7 +112,7 @@ def test_heat_cells_hold_the_largest_magnitude_of_their_bin_and_its_sign():
     figure = heat_chart(HeatChart("t", range(1, 97), [4], [row]))
     values = tip(figure)
     assert len(values["columns"]) == 48 and values["rows"] == ["step 4"]
-    assert values["texts"][0][:3] == ["-3.00e-04", "2.00e-05", "1.00e-06"]
+    assert values["texts"][0][:3] == ["−3.00e−4", "2.00e−5", "1.00e−6"]
     cells = re.findall(r'class="(cell[^"]*)" fill-opacity="([\d.]+)"', figure)
     assert cells[0] == ("cell minus", "1.00") and cells[2] == ("cell", "0.10")
     assert 0.1 < float(cells[1][1]) < 1
@@ -121,7 +121,7 @@ def test_heat_cells_hold_the_largest_magnitude_of_their_bin_and_its_sign():
 def test_heat_of_exact_zeros_says_so_and_of_nothing_is_left_out():
     assert "Exactly 0 at every step" in heat_chart(HeatChart("t", [1, 2], [1], [[0.0, 0.0]]))
     assert heat_chart(HeatChart("t", [1, 2], [1], [[None, None]])) is None
-    assert tip(heat_chart(HeatChart("t", [1, 2], [1], [[None, 0.5]])))["texts"] == [["not trained", "5.00e-01"]]
+    assert tip(heat_chart(HeatChart("t", [1, 2], [1], [[None, 0.5]])))["texts"] == [["not trained", "5.00e−1"]]
 
 
 def test_bars_stack_to_their_total():
@@ -166,15 +166,15 @@ def test_bins_cover_every_iteration_once(count, most):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (0.0, "0"), (1234567.5, "1.23e+06"), (11520000.0, "11,520,000"), (7680.0, "7,680"), (0.25, "0.25"),
-     (1 / 3, "0.3333"), (-2.5e-5, "-2.50e-05"), (12345.67, "12,345.7"), (0.001, "0.001")],
+    [(None, "–"), (0.0, "0"), (1234567.5, "1.23e6"), (11520000.0, "11,520,000"), (7680.0, "7,680"), (0.25, "0.25"),
+     (1 / 3, "0.3333"), (-2.5e-5, "−2.50e−5"), (12345.67, "12,345.7"), (0.001, "0.001")],
 )  # fmt: skip
 def test_numbers_for_people(value, shown):
     assert number(value) == shown
 
 
 def test_scientific_and_durations():
-    assert [scientific(v) for v in (0.0, 1.23456e-5, -1.0, None)] == ["0", "1.23e-05", "-1.00e+00", "–"]
+    assert [scientific(v) for v in (0.0, 1.23456e-5, -1.0, None)] == ["0", "1.23e−5", "−1.00e0", "–"]
     assert [duration(s) for s in (0.05, 3.14, 59.6, 598.0, 7260.0)] == [
         "50 ms",
         "3.1 s",
@@ -183,8 +183,8 @@ def test_scientific_and_durations():
         "2 h 1 min",
     ]
     assert tick_labels([0.0095, 0.01, 0.0105]) == ["0.0095", "0.0100", "0.0105"]
-    assert tick_labels([0.0, 1e-7, 2e-7]) == ["0", "1e-7", "2e-7"]
-    assert tick_labels([1.05e-6, 1.1e-6]) == ["1.05e-6", "1.1e-6"]
+    assert tick_labels([0.0, 1e-7, 2e-7]) == ["0", "1e−7", "2e−7"]
+    assert tick_labels([1.05e-6, 1.1e-6]) == ["1.05e−6", "1.1e−6"]
 
 
 def test_a_scale_maps_ends_to_ends():

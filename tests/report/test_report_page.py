@@ -262,3 +262,13 @@ def test_a_single_category_is_not_shown_twice(make_run):
     row = {"label": "final", "iteration": 2, "set": "s", "scorer": "g", "mean": 0.5, "ci95": 0.1, "n": 8, "steps": 4}
     (run / "eval.jsonl").write_text(json.dumps(row | {"by_category": {"all": {"mean": 0.5, "n": 8}}}) + "\n")
     assert len(re.findall(r'<th scope="row">all', written(run))) == 1
+
+
+def test_an_iteration_whose_pictures_were_drawn_twice_is_shown_once(make_run):
+    run = make_run(6)
+    index = json.loads((run / "images/index.json").read_text())
+    index["columns"][1]["iteration"] = index["columns"][2]["iteration"]
+    (run / "images/index.json").write_text(json.dumps(index))
+    page = written(run)
+    assert page.count("<span>after</span>") == 4 == page.count("<span>before</span>")
+    assert "<span>iteration 3</span>" not in page

@@ -130,7 +130,7 @@ def test_the_pointer_reads_the_node_that_a_leaf_passed() -> None:
     assert values["columns"] == [f"step {level}" for level in range(5)]
     assert values["texts"][1][0] == "reward 0.5"
     assert values["texts"][1][1] == "reward 0.75\nadvantage 1, pruned"
-    assert values["texts"][0][3] == "reward 0.25\nadvantage -2"
+    assert values["texts"][0][3] == "reward 0.25\nadvantage −2"
 
 
 BROKEN = [
@@ -224,7 +224,7 @@ def test_weights_and_ratios_by_step(make_run) -> None:
     charts = {re.search(r"<title>(.*?)</title>", chart)[1]: chart for chart in page.split("<figure")[1:]}
     assert tip(charts["Loss weight by step"])["texts"] == [["mean over iterations 1.6", "mean over iterations 0.4"]]
     assert tip(charts["Loss weight by step"])["columns"] == ["sampling step 1", "sampling step 2"]
-    assert tip(charts["Ratio − 1 by step"])["texts"][0][0] == "mean over samples -1.00e-04 ± 2.00e-04"
+    assert tip(charts["Ratio − 1 by step"])["texts"][0][0] == "mean over samples −1.00e−4 ± 2.00e−4"
     assert "band" not in charts["Loss weight by step"]
 
 
