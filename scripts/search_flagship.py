@@ -2,7 +2,7 @@
 
     python -m scripts.search_flagship --out assets/benchmarks/flagship_search.json
 
-Every candidate is the recipe `demo` with a few words changed. Each trains for `--minutes` of processor time per seed;
+Every candidate is a recipe with a few words changed. Each trains for `--minutes` of processor time per seed;
 gold then judges every fourth training prompt. No held-out prompt is drawn, so that those stay fit for reporting.
 Finished runs are not repeated, missing ones are printed as missing.
 """
@@ -20,25 +20,23 @@ from scripts.benchmarks import find, gain, held, train
 
 EVERY = 4
 """Which training prompts judge: every so manieth, 128 of them."""
+MIX, BRANCH, DEMO = "mix_grpo_demo", "branch_grpo_mix_demo", "demo"
 GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
-ENDS = ("--objective.select", "best_of_n", "--objective.best_of")
-SHARED = ("--sampler.initial_noise", "shared")
-CANDIDATES: dict[str, tuple[str, ...]] = {
-    "demo": (),
-    "ends 6": (*ENDS, "6"),
-    "ends 4": (*ENDS, "4"),
-    "guard": GUARD,
-    "guard, ends 6": (*GUARD, *ENDS, "6"),
-    "noise weight, ends 6": ("--objective.weight", "noise_level", *ENDS, "6"),
-    "shared noise, ends 6": (*SHARED, *ENDS, "6"),
-    "half of the steps": ("--objective.select", "random_steps", "--objective.step_share", "0.5"),
-    "sliding window of 4": (
-        *("--sampler.window", "progressive", "--sampler.window_low", "0", "--sampler.window_width", "4"),
-        *("--sampler.window_tau", "2"),
-    ),
-    "24 per prompt, ends 8": ("--train.prompts_per_iteration", "8", "--train.group_size", "24", *ENDS, "8"),
+EIGHT = ("--sampler.split_steps", "0,2,4", "--train.group_size", "8", "--train.prompts_per_iteration", "32")
+CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "chains": (DEMO, ()),
+    "chains, best and worst 3": (DEMO, ("--objective.select", "best_of_n", "--objective.best_of", "6")),
+    "window": (MIX, ()),
+    "tree": (BRANCH, ()),
+    "tree, guard": (BRANCH, GUARD),
+    "tree, noise weight": (BRANCH, ("--objective.weight", "noise_level")),
+    "tree, sample credit": (BRANCH, ("--objective.credit", "sample")),
+    "tree, better children": (BRANCH, ("--objective.select", "parent_top1")),
+    "tree, splits alone": (BRANCH, ("--sampler.window_width", "1")),
+    "trees of 8, 32 prompts": (BRANCH, EIGHT),
+    "tree, twice the rate": (BRANCH, ("--train.lr", "4e-4")),
 }
-"""Name -> what differs from `demo`. "ends N": only the best and the worst N / 2 of a group are trained."""
+"""Name -> recipe, and what differs from it."""
 
 
 def main() -> None:
@@ -54,7 +52,8 @@ def main() -> None:
         for name in args.names:
             if find(held(args.out), name, seed) is None and not args.table:
                 folder = args.runs / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
-                base = train(args.out, name, "demo", seed, folder, [*words, *CANDIDATES[name]], base=base)
+                recipe, told = CANDIDATES[name]
+                base = train(args.out, name, recipe, seed, folder, [*words, *told], base=base)
     print(table(held(args.out), args.names, args.seeds))
 
 
