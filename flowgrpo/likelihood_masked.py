@@ -1,7 +1,7 @@
 """Likelihood of completions of masked-diffusion language models: mask plan -> [B, S] -> the record.
 
-Estimators make plans (`mask_plans`); here they are run. Log-softmaxes are computed in at least float32, in chunks of
-scored positions, and recomputed in the backward pass: memory grows with chunk x V, not with B x T x V.
+Estimators make plans (`mask_plans`); here they are run. `log_probs` takes log-softmaxes in at least float32, by chunks of
+scored positions: memory grows with chunk x V, not with B x T x V.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from flowgrpo.log_probs import Projected, target_log_probs
 from flowgrpo.mask_plans import ESTIMATORS, coupled, coupled_elbo, espo, one_step, sdmc, trajectory, uniform
 from flowgrpo.records import ABSENT, SEQUENCE_FIELDS, TOKEN_FIELDS, Record
 from flowgrpo.views import Completions, MaskPlan, View, completions, keyed_draw
@@ -45,25 +45,10 @@ __all__ = [
     "uniform",
 ]
 
-CHUNK = 128
-"""Scored positions whose logits exist at once."""
 LONGEST = 14
 """Most tokens that `exact_elbo` enumerates the masks of: 16383 forwards."""
 
 Unit = Literal["token", "sequence", "view"]
-
-
-@dataclass(frozen=True, slots=True)
-class Projected:
-    """Logits that are not computed yet: head(hidden).
-
-    Attributes:
-        hidden: [M, D].
-        head: [m, D] -> logits [m, V], row by row; it is called twice per row where gradients are wanted.
-    """
-
-    hidden: Tensor
-    head: Callable[[Tensor], Tensor]
 
 
 LogitsFn = Callable[[Tensor, Tensor], "Tensor | Projected"]
@@ -97,46 +82,7 @@ def logits_at(
     return logits_fn
 
 
-def target_log_probs(logits: Tensor | Projected, targets: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """Log-probabilities of tokens, with at most `chunk` rows of logits in float32 at a time.
-
-    Args:
-        logits: [M, V], any floating type, or the hidden states that they come from.
-        targets: token ids, int64 [M].
-        chunk: rows at a time, >= 1.
-
-    Returns:
-        Tensor: [M], at least float32.
-
-    Raises:
-        ValueError: the number of rows is not M, or chunk is not positive.
-    """
-    rows, head = (logits.hidden, logits.head) if isinstance(logits, Projected) else (logits, _identity)
-    if len(rows) != len(targets):
-        raise ValueError(f"got logits of {len(rows)} positions for {len(targets)} scored tokens")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 position, got {chunk}")
-    pieces = zip(rows.split(chunk), targets.split(chunk), strict=True)
-    return torch.cat([_piece(head, part, wanted) for part, wanted in pieces])
-
-
-def _piece(head: Callable[[Tensor], Tensor], rows: Tensor, targets: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return _log_probs(head, rows, targets)
-    return checkpoint(_log_probs, head, rows, targets, use_reentrant=False, preserve_rng_state=False)
-
-
-def _log_probs(head: Callable[[Tensor], Tensor], rows: Tensor, targets: Tensor) -> Tensor:
-    logits = head(rows)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
-
-
-def _identity(rows: Tensor) -> Tensor:
-    return rows
-
-
-def likelihood(logits_fn: LogitsFn, plan: MaskPlan, *, per: Unit, chunk: int = CHUNK) -> Tensor:
+def likelihood(logits_fn: LogitsFn, plan: MaskPlan, *, per: Unit, chunk: int | None = None) -> Tensor:
     """Run all views of a plan.
 
     Args:
@@ -144,7 +90,7 @@ def likelihood(logits_fn: LogitsFn, plan: MaskPlan, *, per: Unit, chunk: int = C
         plan: whose rows are what `logits_fn` is called with.
         per: what a unit is. "token": S = T - plan.start columns, 0 where never scored. "sequence": S = 1, the sum over
             tokens. "view": S = number of views, the sum over each view's tokens.
-        chunk: positions whose logits exist at once.
+        chunk: positions whose logits exist at once; see `target_log_probs`.
 
     Returns:
         Tensor: [B, S], float64 sums of log-probabilities of at least float32, with gradient where it is enabled.
@@ -161,7 +107,7 @@ def two_pass_backward(
     loss_of: Callable[[Tensor], Tensor],
     *,
     per: Unit,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Tensor:
     """Gradients of a loss of the likelihood with the memory of one view.
 
@@ -237,7 +183,7 @@ class ExactElbo:
 
 
 def exact_elbo(
-    logits_fn: LogitsFn, rows: Completions, *, mask_id: int, batch: int = 256, chunk: int = CHUNK
+    logits_fn: LogitsFn, rows: Completions, *, mask_id: int, batch: int = 256, chunk: int | None = None
 ) -> ExactElbo:
     """The masked-diffusion ELBO without sampling: all 2^n - 1 masks of each row's n scored tokens.
 
@@ -270,7 +216,7 @@ def exact_elbo(
 
 
 def _enumerated(
-    logits_fn: LogitsFn, rows: Completions, row: int, longest: int, mask_id: int, batch: int, chunk: int
+    logits_fn: LogitsFn, rows: Completions, row: int, longest: int, mask_id: int, batch: int, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
     """One row's ELBO per position [T] and H_k [longest]."""
     view, counts = _all_masks(rows, row, mask_id)
@@ -301,7 +247,7 @@ def _batches(view: View, size: int) -> Iterator[View]:
     return (View(*part) for part in zip(*parts, strict=True))
 
 
-def _contributions(logits_fn: LogitsFn, plan: MaskPlan, per: Unit, chunk: int) -> Iterator[Tensor]:
+def _contributions(logits_fn: LogitsFn, plan: MaskPlan, per: Unit, chunk: int | None) -> Iterator[Tensor]:
     """What each view adds to the likelihood, [B, S]."""
     if per not in UNITS:
         raise ValueError(f"per must be one of {', '.join(UNITS)}, got {per!r}")
@@ -309,7 +255,7 @@ def _contributions(logits_fn: LogitsFn, plan: MaskPlan, per: Unit, chunk: int) -
         yield UNITS[per](_view_scores(logits_fn, view, chunk), plan, index)
 
 
-def _view_scores(logits_fn: LogitsFn, view: View, chunk: int) -> Tensor:
+def _view_scores(logits_fn: LogitsFn, view: View, chunk: int | None) -> Tensor:
     """Weighted log-probabilities of one view, float64 [B, T], 0 where not scored."""
     scores = torch.zeros_like(view.weights)
     if not bool(view.scored.any()):

@@ -98,7 +98,7 @@ def decode(
 
     def logits_fn(canvas: Tensor, wanted: Tensor, attention_mask: Tensor) -> Tensor:
         found = policy.logits(canvas, wanted, attention_mask)
-        return found.head(found.hidden)
+        return found.logits()
 
     rollout = sample_masked(
         logits_fn,

@@ -4,14 +4,15 @@ sequences or recorded steps."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowgrpo.likelihood_masked import LogitsFn, Projected, likelihood, masked_record, two_pass_backward
+from flowgrpo.likelihood_masked import LogitsFn, likelihood, masked_record, two_pass_backward
 from flowgrpo.likelihoods import Unit
+from flowgrpo.log_probs import Projected
 from flowgrpo.media import LossOf, MicroBatch, Update, own_batches
 from flowgrpo.objective import Objective
 from flowgrpo.policy import TextPolicy
@@ -122,10 +123,7 @@ class MaskedWork:
         attention = self.attention[batch].to(self.policy.device)
 
         def logits_fn(ids: Tensor, scored: Tensor) -> Projected:
-            found = self.policy.logits(ids, scored, attention)
-            if self.temperature == 1:
-                return found
-            return Projected(found.hidden, lambda part: found.head(part) / self.temperature)
+            return replace(self.policy.logits(ids, scored, attention), temperature=self.temperature)
 
         return logits_fn
 

@@ -18,7 +18,7 @@ from torch.nn import Module, Parameter
 
 if TYPE_CHECKING:
     from flowgrpo import recipe
-    from flowgrpo.likelihood_masked import Projected
+    from flowgrpo.log_probs import Projected
     from samplers.masked_ends import Ends
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,14 @@ from flowgrpo.recipe_loading import load_recipe
 from flowgrpo.runfolder import write_atomically
 from reward_models.tasks import verify
 from scripts.benchmarks import held, where
+from scripts.measure_log_probs import measure
 
 RECIPE = "diffu_grpo_demo"
 Row = dict[str, Any]
 
 LENGTH = 512
 VOCABULARIES, SCORED = (32_000, 126_000), (512, 256)
-WAYS = (("naive", 0), ("chunked", 128), ("chunked", 32))
-"""(way, chunk); 128 is the library's default."""
+HEADS, WAYS = ("trained", "frozen"), ("naive", "chunked")
 
 WINDOWS = {"arithmetic": 8, "countdown": 8, "sudoku": 16}
 """Tokens of an answer: what tiny-dllm was trained with."""
@@ -78,11 +77,10 @@ def main() -> None:
 
 
 def logprob_jobs() -> list[Row]:
-    """First the memory of every size and way, then the time."""
-    return [
-        {"part": "logprobs", "measure": measure, "vocabulary": size, "scored": scored, "way": way, "chunk": chunk}
-        for measure, size, scored, (way, chunk) in product(("memory", "time"), VOCABULARIES[::-1], SCORED, WAYS)
-    ]
+    """Every size with both measures and ways; chunks have the library's default size."""
+    keys = ("head", "vocabulary", "scored", "measure", "way")
+    values = product(HEADS, VOCABULARIES[::-1], SCORED, ("memory", "time"), WAYS)
+    return [{"part": "logprobs", **dict(zip(keys, value, strict=True))} for value in values]
 
 
 def decoding_jobs(problems: int) -> list[Row]:
@@ -113,12 +111,8 @@ def _measure(out: Path, jobs: Sequence[Row], stop: float) -> None:
 
 def measured_logprobs(job: Row) -> Row:
     """One size, one way, one measure, in a process of its own."""
-    words = [f"--{key}={job[key]}" for key in ("way", "vocabulary", "scored", "measure")]
-    words += [f"--length={LENGTH}", *([f"--chunk={job['chunk']}"] if job["chunk"] else [])]
-    returning = {"MALLOC_MMAP_THRESHOLD_": "65536"} if job["measure"] == "memory" else {}
-    command = [sys.executable, "-m", "scripts.measure_log_probs", *words]
-    done = subprocess.run(command, env={**os.environ, **returning}, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(measure, {**job, "length": LENGTH, "chunk": None}).result()
 
 
 @cache
@@ -156,27 +150,25 @@ MEASURES: dict[str, Callable[[Row], Row]] = {
 
 def logprob_table(rows: Sequence[Row]) -> str:
     """Memory and processor time of every size, and how often less than the naive way."""
-    lines = ["V       scored  way           peak MiB  times less  seconds  of naive"]
-    for size, scored in product(VOCABULARIES, SCORED):
-        base = cell(rows, size, scored, *WAYS[0])
-        lines += [
-            _logprob_line(size, scored, way, chunk, cell(rows, size, scored, way, chunk), base) for way, chunk in WAYS
-        ]
+    lines = ["head     V       scored  way      peak MiB  times less  seconds  of naive"]
+    for head, size, scored in product(HEADS, VOCABULARIES, SCORED):
+        base = cell(rows, head, size, scored, WAYS[0])
+        lines += [_logprob_line(head, size, scored, way, cell(rows, head, size, scored, way), base) for way in WAYS]
     return "\n".join(lines)
 
 
-def cell(rows: Sequence[Row], size: int, scored: int, way: str, chunk: int) -> tuple[float | None, float | None]:
+def cell(rows: Sequence[Row], head: str, size: int, scored: int, way: str) -> tuple[float | None, float | None]:
     """(bytes, seconds) of one size and way; None where it is missing."""
-    job = {"part": "logprobs", "vocabulary": size, "scored": scored, "way": way, "chunk": chunk}
-    memory, seconds = (find(rows, {**job, "measure": measure}) for measure in ("memory", "time"))
+    job = {"part": "logprobs", "head": head, "vocabulary": size, "scored": scored, "way": way}
+    memory, seconds = (find(rows, {**job, "measure": what}) for what in ("memory", "time"))
     return memory and memory["bytes"], seconds and seconds["seconds"]
 
 
 def _logprob_line(
+    head: str,
     size: int,
     scored: int,
     way: str,
-    chunk: int,
     own: tuple[float | None, float | None],
     base: tuple[float | None, float | None],
 ) -> str:
@@ -185,8 +177,7 @@ def _logprob_line(
     less = f"{memory_0 / memory:.1f}" if memory and memory_0 else ""
     spent = "missing" if seconds is None else f"{seconds:.2f}"
     share = f"{seconds / seconds_0:.2f}" if seconds and seconds_0 else ""
-    name = f"{way}, {chunk}" if chunk else way
-    return f"{size:6d}  {scored:6d}  {name:12s}  {amount:>8s}  {less:>10s}  {spent:>7s}  {share:>8s}"
+    return f"{head:7s}  {size:6d}  {scored:6d}  {way:7s}  {amount:>8s}  {less:>10s}  {spent:>7s}  {share:>8s}"
 
 
 def decoding_table(rows: Sequence[Row], problems: int) -> str:

@@ -2,21 +2,23 @@
 
     python -m scripts.measure_log_probs --way chunked --vocabulary 126000 --scored 256 --measure memory
 
-Called by `scripts.bench_masked`. The model is a small ModernBERT with random weights in float32, on one thread.
+`scripts.bench_masked` calls `measure`. The model is a small ModernBERT with random weights in float32, on one thread;
+its head is the embedding, as in BERT. Where it is frozen, the rest is trained, as with adapters.
 
 Memory is the resident set, since torch keeps no count of its memory on a CPU: weights and gradients are there, the high
 mark of the process is set back, one forward with backward runs, and the mark is read above where it was. It needs the
-proc files of Linux, and an allocator that returns what is freed (`MALLOC_MMAP_THRESHOLD_`, set by the caller).
+proc files of Linux and glibc's allocator, which is told to return what is freed.
 Time is processor time of this process, which work beside it disturbs less than the clock; the median of some repeats.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +30,10 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM
 from flowgrpo.likelihood_masked import logits_at, target_log_probs
 
 WIDTH, LAYERS, HEADS = 64, 1, 2
+REPEATS = 5
 MASK = 3
+M_MMAP_THRESHOLD = -3
+"""Parameter of glibc's mallopt: larger blocks go back to the system as soon as they are freed."""
 
 
 def build(vocabulary: int, length: int) -> ModernBertForMaskedLM:
@@ -65,11 +70,9 @@ def naive(model: ModernBertForMaskedLM, inputs: Tensor, targets: Tensor, scored:
 def chunked(model: ModernBertForMaskedLM, inputs: Tensor, targets: Tensor, scored: Tensor, chunk: int) -> Tensor:
     """The same as this library computes it."""
     logits_fn = logits_at(
-        lambda ids: model.model(input_ids=ids).last_hidden_state,
-        shift=0,
-        head=lambda hidden: model.decoder(model.head(hidden)),
+        lambda ids: model.head(model.model(input_ids=ids).last_hidden_state), shift=0, head=model.decoder
     )
-    return target_log_probs(logits_fn(inputs, scored), targets[scored], chunk=chunk)
+    return target_log_probs(logits_fn(inputs, scored), targets[scored], chunk=chunk or None)
 
 
 WAYS: dict[str, Callable[[ModernBertForMaskedLM, Tensor, Tensor, Tensor, int], Tensor]] = {
@@ -80,8 +83,9 @@ WAYS: dict[str, Callable[[ModernBertForMaskedLM, Tensor, Tensor, Tensor, int], T
 
 def peak_above(step: Callable[[], Any], model: torch.nn.Module) -> int:
     """Bytes that a step takes at its peak, above weights, gradients and everything else that was there before it."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
     for parameter in model.parameters():
-        parameter.grad = torch.empty_like(parameter).fill_(0.0)
+        parameter.grad = torch.empty_like(parameter).fill_(0.0) if parameter.requires_grad else None
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")
     step()
@@ -107,20 +111,24 @@ def processor_seconds(step: Callable[[], Any], repeats: int) -> float:
     return median(taken)
 
 
-def main() -> None:
-    """Measure and print."""
-    args = _arguments()
+def measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    """{"bytes"} or {"seconds"} of a job with way, vocabulary, length, scored, head ("trained" or "frozen"), measure."""
     torch.set_num_threads(1)
-    model = build(args.vocabulary, args.length)
-    inputs, targets, scored = canvas(args.vocabulary, args.length, args.scored)
+    model = build(job["vocabulary"], job["length"])
+    model.decoder.requires_grad_(job["head"] == "trained")
+    inputs, targets, scored = canvas(job["vocabulary"], job["length"], job["scored"])
 
     def step() -> None:
-        WAYS[args.way](model, inputs, targets, scored, args.chunk).sum().backward()
+        WAYS[job["way"]](model, inputs, targets, scored, job["chunk"]).sum().backward()
 
-    if args.measure == "memory":
-        print(json.dumps({"bytes": peak_above(step, model)}))
-    else:
-        print(json.dumps({"seconds": processor_seconds(step, args.repeats)}))
+    if job["measure"] == "memory":
+        return {"bytes": peak_above(step, model)}
+    return {"seconds": round(processor_seconds(step, REPEATS), 4)}
+
+
+def main() -> None:
+    """Measure and print."""
+    print(json.dumps(measure(vars(_arguments()))))
 
 
 def _arguments() -> argparse.Namespace:
@@ -129,9 +137,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, required=True)
     parser.add_argument("--length", type=int, default=512, help="tokens of the row")
     parser.add_argument("--scored", type=int, required=True, help="masked tokens of the row")
-    parser.add_argument("--chunk", type=int, default=128, help="positions whose logits exist at once")
+    parser.add_argument("--chunk", type=int, default=0, help="positions whose logits exist at once; 0: the default")
+    parser.add_argument("--head", choices=("trained", "frozen"), default="trained")
     parser.add_argument("--measure", choices=("memory", "time"), required=True)
-    parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from flowgrpo.errors import RecipeError, RunError, first_line
-from flowgrpo.likelihood_masked import Projected
+from flowgrpo.log_probs import Projected, given
 from flowgrpo.policies.adapters import TrainedPart, adapter_off, check_targets, frozen_copy
 from flowgrpo.policies.loading import locate
 from flowgrpo.policies.masked_families import FAMILIES, MaskedFamily, contradictions, unstated
@@ -107,10 +107,10 @@ class MaskedPolicy:
             if self._takes_positions:
                 extra["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if not self._head_apart:
-            return Projected(self._network(input_ids=ids, **extra).logits[rows, columns], self._allowed)
+            return Projected(self._network(input_ids=ids, **extra).logits[rows, columns], given, self._forbidden)
         head = self._network.get_output_embeddings()
         hidden = _hidden(self._network, head, {"input_ids": ids, **extra})
-        return Projected(hidden[rows, columns], lambda part: self._allowed(head(part)))
+        return Projected(hidden[rows, columns], head, self._forbidden)
 
     def trainable(self) -> dict[str, Parameter]:
         """The trained parameters (float32 masters) by name, in the network's order."""
@@ -152,9 +152,6 @@ class MaskedPolicy:
     def parts(self) -> dict[str, Module]:
         """The module that does the work: {"network"}."""
         return {"network": self._plain}
-
-    def _allowed(self, logits: Tensor) -> Tensor:
-        return logits.index_fill(-1, self._forbidden, -torch.inf)
 
 
 def load_masked_policy(model: Model, *, device: torch.device, seed: int) -> MaskedPolicy:

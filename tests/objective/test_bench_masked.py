@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.bench_masked import RULES, WAYS, cheapest, decoding_jobs, decoding_table, find, logprob_jobs, logprob_table
+from scripts.bench_masked import RULES, cheapest, decoding_jobs, decoding_table, find, logprob_jobs, logprob_table
 from scripts.measure_log_probs import build, canvas, chunked, naive, peak_above
 
 
@@ -80,12 +80,13 @@ def test_table_of_log_probs_says_what_is_missing() -> None:
     rows = [
         {**job, "bytes": value * 2**20, "seconds": value}
         for job in logprob_jobs()
-        if job["vocabulary"] == 32_000 and job["scored"] == 512 and (value := sizes.get((job["way"], job["measure"])))
+        if (job["head"], job["vocabulary"], job["scored"]) == ("trained", 32_000, 512)
+        and (value := sizes.get((job["way"], job["measure"])))
     ]
-    lines = [line.split() for line in logprob_table(rows).splitlines()[1:4]]
-    assert lines[0] == ["32000", "512", "naive", "400", "1.0", "2.00", "1.00"]
-    assert lines[1] == ["32000", "512", "chunked,", "128", "100", "4.0", "missing"]
-    assert len(lines) == len(WAYS) and logprob_table([]).count("missing") == 2 * len(WAYS) * 4
+    lines = [line.split() for line in logprob_table(rows).splitlines()[1:]]
+    assert lines[0] == ["trained", "32000", "512", "naive", "400", "1.0", "2.00", "1.00"]
+    assert lines[1] == ["trained", "32000", "512", "chunked", "100", "4.0", "missing"]
+    assert len(lines) == 16 and logprob_table([]).count("missing") == 2 * 16
 
 
 @pytest.mark.parametrize("vocabulary", [32_000, 126_000])

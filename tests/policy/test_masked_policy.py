@@ -64,7 +64,7 @@ def test_logits_are_the_networks_at_the_wanted_tokens(folders: dict[str, Path], 
     ids, wanted, attention = canvases()
     with torch.no_grad():
         found = model.logits(ids, wanted, attention)
-        logits = found.head(found.hidden)
+        logits = found.logits()
         right = whole(model, ids, attention, KINDS[kind][1].get("padding_mask", "2d"))
     shift = KINDS[kind][1].get("logit_shift", 0)
     rows, columns = wanted.nonzero(as_tuple=True)
@@ -84,7 +84,7 @@ def test_the_head_runs_at_wanted_tokens_alone(folders: dict[str, Path], kind: st
     head = network.get_output_embeddings()
     handle = head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:-1].numel()))
     found = model.logits(*canvases())
-    found.head(found.hidden)
+    found.logits()
     handle.remove()
     assert seen == [0, 5]
 
@@ -110,7 +110,7 @@ def test_gradients_reach_every_trained_parameter(folders: dict[str, Path], kind:
                 if "lora_B" in name:
                     parameter.normal_(generator=torch.Generator().manual_seed(1))
     found = model.logits(*canvases())
-    logits = found.head(found.hidden)
+    logits = found.logits()
     logits[logits.isfinite()].square().sum().backward()
     without = [name for name, p in parameters.items() if p.grad is None or not bool(p.grad.any())]
     # Of embeddings that no position uses, some rows have none; a whole tensor never does.
@@ -147,7 +147,7 @@ def test_weights_survive_the_disk_and_plain_libraries_read_them(
         plain = PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained(folders[kind]), tmp_path / "trained")
     logits = plain.eval()(input_ids=ids[1:]).logits[0, [4, 6]]
     found = again.logits(ids[1:], wanted[1:], attention[1:])
-    mine = found.head(found.hidden)
+    mine = found.logits()
     assert torch.allclose(logits[:, :3], mine[:, :3], atol=1e-4)
 
 
