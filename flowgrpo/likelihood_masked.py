@@ -1,7 +1,7 @@
 """Likelihood of completions of masked-diffusion language models: mask plan -> [B, S] -> the record.
 
-Estimators make plans (`mask_plans`); here they are run. `log_probs` takes log-softmaxes in at least float32, by chunks of
-scored positions: memory grows with chunk x V, not with B x T x V.
+Estimators make plans (`mask_plans`); here they are run. `log_probs` takes log-softmaxes in at least float32, by chunks:
+memory grows with chunk x V, not with B x T x V.
 """
 
 from __future__ import annotations

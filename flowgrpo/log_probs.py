@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 1 << 24
 """A chunk of logits in float32 has about this size ..."""
-LEAST_ROWS = {"cpu": 64}
+LEAST_ROWS = {"cpu": 128}
 """... but at least so many rows (`MANY_ROWS` on other devices): a product with fewer waits for the head's weights."""
 MANY_ROWS = 256
 
@@ -95,8 +95,11 @@ class _Reading:
     temperature: float
     chunk: int | None
 
+    def size(self, vocabulary: int) -> int:
+        return self.chunk or rows_at_once(vocabulary, self.targets.device)
+
     def parts(self, vocabulary: int) -> Iterator[slice]:
-        size = self.chunk or rows_at_once(vocabulary, self.targets.device)
+        size = self.size(vocabulary)
         return (slice(start, start + size) for start in range(0, max(len(self.targets), 1), size))
 
     def of(self, part: slice) -> _Reading:
@@ -130,8 +133,9 @@ class _OfLinear(torch.autograd.Function):
         values = hidden.new_empty(len(hidden), dtype=_working(torch.promote_types(hidden.dtype, weight.dtype)))
         lses, early = torch.empty_like(values), grad and ctx.needs_input_grad[:3] == (True, False, False)
         pulls = torch.empty_like(hidden) if early else None
+        logits_of = _linear(hidden, weight, bias, reading)
         for part in reading.parts(len(weight)):
-            own, p = reading.of(part), _linear(hidden[part], weight, bias)
+            own, p = reading.of(part), logits_of(part)
             values[part], lses[part] = own.normalise_(own.final_(p))
             if pulls is not None:
                 r = own.residual_(p.div_(p.sum(1, keepdim=True)))
@@ -152,9 +156,10 @@ class _OfLinear(torch.autograd.Function):
             torch.zeros_like(tensor) if wanted else None
             for tensor, wanted in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
         ]
+        logits_of = _linear(hidden, weight, bias, ctx.reading)
         for part in ctx.reading.parts(len(weight)):
             own = ctx.reading.of(part)
-            p = own.final_(_linear(hidden[part], weight, bias)).sub_(lses[part].unsqueeze(1)).exp_()
+            p = own.final_(logits_of(part)).sub_(lses[part].unsqueeze(1)).exp_()
             _collect(grads, part, own.residual_(p), scale[part], hidden[part], weight)
         return (*grads, None, None)
 
@@ -219,10 +224,20 @@ def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
     return function.apply(*inputs)  # type: ignore[no-any-return]
 
 
-def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Logits of at least float32 that nobody else holds."""
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    return logits.to(_working(logits.dtype))
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, reading: _Reading) -> Callable[[slice], Tensor]:
+    """part -> logits of at least float32, in one room for all parts: new memory costs as much as a pass over it."""
+    room = weight.new_empty(min(reading.size(len(weight)), len(hidden)), len(weight))
+
+    def logits(part: slice) -> Tensor:
+        rows = hidden[part]
+        out = room[: len(rows)]
+        if bias is None:
+            torch.mm(rows, weight.t(), out=out)
+        else:
+            torch.addmm(bias, rows, weight.t(), out=out)
+        return out.to(_working(out.dtype))
+
+    return logits
 
 
 def _is_plain(head: Linear) -> bool:

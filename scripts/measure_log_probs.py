@@ -5,8 +5,9 @@
 `scripts.bench_masked` calls `measure`. The model is a small ModernBERT with random weights in float32, on one thread;
 its head is the embedding, as in BERT. Where it is frozen, the rest is trained, as with adapters.
 
-Memory is the resident set, since torch keeps no count of its memory on a CPU: weights and gradients are there, the high
-mark of the process is set back, one forward with backward runs, and the mark is read above where it was. It needs the
+Memory is the resident set, since torch keeps no count of its memory on a CPU: weights and gradients are there and one
+step has run, the high mark of the process is set back, a forward with backward runs, and the mark is read above where it
+was. It needs the
 proc files of Linux and glibc's allocator, which is told to return what is freed.
 Time is processor time of this process, which work beside it disturbs less than the clock; the median of some repeats.
 """
@@ -83,9 +84,12 @@ WAYS: dict[str, Callable[[ModernBertForMaskedLM, Tensor, Tensor, Tensor, int], T
 
 def peak_above(step: Callable[[], Any], model: torch.nn.Module) -> int:
     """Bytes that a step takes at its peak, above weights, gradients and everything else that was there before it."""
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    allocator = ctypes.CDLL(None)
+    allocator.mallopt(M_MMAP_THRESHOLD, 1 << 16)
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter).fill_(0.0) if parameter.requires_grad else None
+    step()  # libraries load code and tables when they are first used
+    allocator.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")
     step()

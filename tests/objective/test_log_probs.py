@@ -144,5 +144,5 @@ def test_a_frozen_head_is_not_asked_twice(trained: bool, products: int) -> None:
 
 def test_chunks_are_chosen_by_bytes() -> None:
     cpu, other = torch.device("cpu"), torch.device("cuda")
-    assert rows_at_once(32_000, cpu) == 131 and rows_at_once(126_000, cpu) == 64
+    assert rows_at_once(32_000, cpu) == 131 and rows_at_once(126_000, cpu) == 128
     assert rows_at_once(126_000, other) == 256 and rows_at_once(100, other) == 41_943
