@@ -6,9 +6,8 @@
 its head is the embedding, as in BERT. Where it is frozen, the rest is trained, as with adapters.
 
 Memory is the resident set, since torch keeps no count of its memory on a CPU: weights and gradients are there and one
-step has run, the high mark of the process is set back, a forward with backward runs, and the mark is read above where it
-was. It needs the
-proc files of Linux and glibc's allocator, which is told to return what is freed.
+step has run, the high mark of the process is set back, a forward with backward runs, and the mark is read above where
+it was. It needs the proc files of Linux and glibc's allocator, which is told to return what is freed.
 Time is processor time of this process, which work beside it disturbs less than the clock; the median of some repeats.
 """
 
