@@ -59,6 +59,11 @@ class MaskedRollout:
     guesses: Tensor | None = None
     confidences: Tensor | None = None
 
+    @property
+    def sequences(self) -> Tensor:
+        """``ids``, by the name that outputs of transformers and of diffusers' text pipelines have."""
+        return self.ids
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:

@@ -8,15 +8,17 @@ many columns logits are shifted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AttentionInterface, GenerationConfig, PreTrainedModel
 
 from samplers.masked import Decoding, MaskedRollout, sample_masked
+from samplers.masked_cache import CachePart, KeyValueCache
 from samplers.plans import unknown_name
 
 Attention = Literal["2d", "4d"]
@@ -65,8 +67,7 @@ def transformers_logits(
 
     def logits_fn(ids: Tensor, positions: Tensor, attention_mask: Tensor) -> Tensor:
         rows, columns = positions.nonzero(as_tuple=True)
-        before = (columns - logit_shift).clamp(min=0)
-        columns = torch.where(attention_mask[rows, before], before, columns)
+        columns = _columns_read(rows, columns, attention_mask, logit_shift)
         extra: dict[str, Tensor] = {}
         if not bool(attention_mask.all()):
             extra["attention_mask"] = ATTENTIONS[attention](attention_mask)
@@ -77,6 +78,116 @@ def transformers_logits(
         return model(input_ids=ids, **extra).logits[rows, columns]
 
     return logits_fn
+
+
+def _columns_read(rows: Tensor, columns: Tensor, attention_mask: Tensor, shift: int) -> Tensor:
+    """Where the logits of tokens sit; a row's first token has none before it, and its own column stands in."""
+    before = (columns - shift).clamp(min=0)
+    return torch.where(attention_mask[rows, before], before, columns)
+
+
+@contextmanager
+def cached_logits(
+    model: PreTrainedModel, cache: KeyValueCache, *, logit_shift: int
+) -> Iterator[Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]]:
+    """The same with keys and values kept between steps; inside, the model's attention goes through the cache.
+
+    It fits models whose layers call the attention interface of transformers, and whose forward takes ``position_ids``:
+    BERT, ModernBERT, and decoders of the library. Code that comes with a checkpoint (LLaDA, Dream) calls torch itself.
+
+    Args:
+        model: as in `transformers_logits`.
+        cache: a new one per decoding.
+        logit_shift: as in `transformers_logits`.
+
+    Yields:
+        Callable: (ids [n, L], positions bool [n, L], attention_mask bool [n, L], rows [n]) -> [k, V].
+
+    Raises:
+        ValueError: the model does not fit, or logit_shift is not 0 or 1.
+    """
+    takes = set(inspect.signature(model.forward).parameters)
+    if "position_ids" not in takes:
+        raise ValueError(f"{type(model).__name__} takes no position_ids, so that columns cannot be computed alone")
+    if logit_shift not in (0, 1):
+        raise ValueError(f"logit_shift must be 0 or 1, got {logit_shift!r}")
+    AttentionInterface.register(CACHED, _attend)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(CACHED)
+    try:
+        yield lambda ids, positions, attention_mask, rows: _cached_step(
+            model, cache, logit_shift, "logits_to_keep" in takes, ids, positions, attention_mask, rows
+        )
+    finally:
+        model.set_attn_implementation(before)
+
+
+CACHED = "flowgrpo_key_value_cache"
+"""Name of the attention in the library's interface."""
+_OPEN: list[KeyValueCache] = []
+"""Cache of the forward that is running: the interface has no argument for it."""
+
+
+def _cached_step(
+    model: PreTrainedModel,
+    cache: KeyValueCache,
+    shift: int,
+    keeps: bool,
+    ids: Tensor,
+    positions: Tensor,
+    attention_mask: Tensor,
+    rows: Tensor,
+) -> Tensor:
+    """Logits [k, V] of wanted tokens, from one or two forwards."""
+    which, columns = positions.nonzero(as_tuple=True)
+    columns = _columns_read(which, columns, attention_mask, shift)
+    read = torch.zeros_like(positions).index_put((which, columns), positions.new_ones(()))
+    places = attention_mask.long().cumsum(-1).sub(1).clamp(min=0)
+    logits: Tensor | None = None
+    for index, part in cache.parts(ids, read, attention_mask, rows):
+        here = torch.isin(which, index)
+        order = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+        order[index] = torch.arange(len(index), device=ids.device)
+        slots = part.slots(order[which[here]], columns[here])
+        at = places[index].gather(1, part.columns.clamp(max=ids.shape[1] - 1))
+        extra: dict[str, Any] = {"logits_to_keep": slots.unique()} if keeps else {}
+        slots = torch.searchsorted(extra["logits_to_keep"], slots) if keeps else slots
+        own = _forward(model, cache, part, position_ids=at, **extra)[order[which[here]], slots]
+        logits = own.new_empty(len(which), own.shape[1]) if logits is None else logits
+        logits[here] = own
+    if logits is None:
+        raise ValueError("no position is wanted")
+    return logits
+
+
+def _forward(model: PreTrainedModel, cache: KeyValueCache, part: CachePart, **extra: Any) -> Tensor:
+    cache.open(part)
+    _OPEN.append(cache)
+    try:
+        logits = model(input_ids=part.ids, **extra).logits
+    finally:
+        _OPEN.pop()
+        cache.open(None)
+    if not cache.was_used:
+        raise ValueError(f"the layers of {type(model).__name__} do not use the library's attention: no cache for them")
+    return logits
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """As the library calls an attention; the mask is the cache's own."""
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    out = _OPEN[-1].attend(module, query, key, value, scale=scaling, window=sliding_window, causal=causal)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def masked_generate(
@@ -92,6 +203,8 @@ def masked_generate(
     seed: int | None = None,
     keys: Sequence[tuple[int, ...]] | None = None,
     record: bool = False,
+    cache: str | None = None,
+    refresh: int | None = None,
     return_rollout: bool = False,
     generation_config: GenerationConfig | None = None,
     **options: Any,
@@ -112,8 +225,12 @@ def masked_generate(
         seed: row b's noise belongs to the key (seed, b).
         keys: one noise key per row instead.
         record: as in `sample_masked`.
+        cache: ``"prefix"`` or ``"dual"``: keep keys and values between the steps of a block, where the model supports
+            it; exact for some models and an approximation for others, see `masked_cache`. None computes all columns.
+        refresh: with a cache, steps after which all columns are computed again.
         return_rollout: return all that is known of the decoding instead of the ids.
-        generation_config: given by ``generate``; only its max_new_tokens is read.
+        generation_config: given by ``generate``; max_new_tokens and return_dict_in_generate (a rollout, whose
+            ``sequences`` are the ids) are read.
         **options: fields of `Decoding`, such as steps, block_length, order, temperature, eos_ids. What ``generate``
             itself passes on (caches, processors, stopping criteria) has no meaning here and is ignored.
 
@@ -121,8 +238,8 @@ def masked_generate(
         Tensor: ids [B, P + max_new_tokens]; or the rollout.
 
     Raises:
-        ValueError: mask id or shift neither given nor in the config, both seed and keys, nothing to fill, or what
-            `sample_masked` refuses.
+        ValueError: mask id or shift neither given nor in the config, both seed and keys, nothing to fill, a cache that
+            the model does not support, or what `sample_masked` refuses.
     """
     mask_id = _stated(model, mask_id, "mask_id", "mask_token_id", "the id of the mask token")
     shift = _stated(model, logit_shift, "logit_shift", "logit_shift", "0 (LLaDA, BERT) or 1 (Dream, DiffuCoder)")
@@ -132,17 +249,29 @@ def masked_generate(
         max_new_tokens = getattr(generation_config, "max_new_tokens", None) or 0
     canvas, attended = _canvas(input_ids.to(model.device), attention_mask, mask_id, max_new_tokens)
     options = {name: value for name, value in options.items() if name not in FROM_GENERATE}
-    rollout = sample_masked(
-        transformers_logits(model, logit_shift=shift, attention=attention),
-        canvas,
-        decoding,
-        mask_id=mask_id,
-        keys=keys if seed is None else [(seed, row) for row in range(len(canvas))],
-        attention_mask=attended,
-        record=record,
-        **options,
-    )
-    return rollout if return_rollout else rollout.ids
+    with _logits_of(model, shift, attention, cache, refresh) as logits_fn:
+        rollout = sample_masked(
+            logits_fn,
+            canvas,
+            decoding,
+            mask_id=mask_id,
+            keys=keys if seed is None else [(seed, row) for row in range(len(canvas))],
+            attention_mask=attended,
+            record=record,
+            **options,
+        )
+    whole = return_rollout or bool(getattr(generation_config, "return_dict_in_generate", False))
+    return rollout if whole else rollout.ids
+
+
+def _logits_of(
+    model: PreTrainedModel, shift: int, attention: Attention, cache: str | None, refresh: int | None
+) -> AbstractContextManager[Callable[..., Tensor]]:
+    if cache is not None:
+        return cached_logits(model, KeyValueCache(cache, refresh), logit_shift=shift)
+    if refresh is not None:
+        raise ValueError("refresh belongs to a cache: give cache='prefix' or 'dual'")
+    return nullcontext(transformers_logits(model, logit_shift=shift, attention=attention))
 
 
 def _stated(model: PreTrainedModel, value: int | None, name: str, key: str, meaning: str) -> int:

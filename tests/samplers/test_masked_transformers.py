@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import MaskedLMOutput
 
-from samplers import masked_canvas
+from samplers import MaskedRollout, masked_canvas
 from samplers.transformers_generate import masked_generate, transformers_logits
 
 VOCABULARY, MASK, PAD = 20, 19, 0
@@ -152,3 +163,100 @@ def test_mask_and_shift_come_from_the_config_or_are_asked_for(bert: BertForMaske
 def test_wrong_calls_are_refused(bert: BertForMaskedLM, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         masked_generate(bert, torch.tensor([[3]]), **({"mask_id": MASK, "logit_shift": 0} | options))
+
+
+def modernbert(layers: int) -> ModernBertForMaskedLM:
+    """Full and local attention in turn; the window is narrower than the canvas."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        **{**SIZES, "num_hidden_layers": layers},
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        local_attention=8,
+        initializer_range=0.4,
+        layer_types=["sliding_attention", "full_attention"][:layers],
+        **{f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")},
+    )
+    return ModernBertForMaskedLM(config).eval()
+
+
+def both(model: PreTrainedModel, cache: str, **options: Any) -> tuple[MaskedRollout, MaskedRollout]:
+    """Decoded with and without a cache: prompts of unequal lengths, blocks, rows that end at different times."""
+    ids, attention = padded()
+    call = {
+        **{"mask_id": MASK, "logit_shift": 0, "max_new_tokens": 8, "block_length": 4, "steps": 6, "eos_ids": (7,)},
+        **{
+            "attention_mask": attention,
+            "return_rollout": True,
+            "keys": [(1, row) for row in range(3)],
+            "record": False,
+        },
+        **options,
+    }
+    extra = {"cache": cache, "refresh": call.pop("refresh", None)}
+    return masked_generate(model, ids, **call), masked_generate(model, ids, **call, **extra)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"threshold": 0.3, "steps": None}], ids=str)
+def test_a_cache_is_exact_where_nothing_kept_hears_the_block(
+    llama: LlamaForCausalLM, cache: str, options: dict[str, Any]
+) -> None:
+    """Causal models of any depth, and models of one layer; step by step, with the shift too."""
+    for model, shift in ((llama, 1), (llama, 0), (modernbert(1), 0)):
+        before = model.config._attn_implementation
+        plain, kept = both(model, cache, logit_shift=shift, **options)
+        assert torch.equal(plain.ids, kept.ids) and torch.equal(plain.step, kept.step)
+        torch.testing.assert_close(plain.confidence, kept.confidence, rtol=1e-4, atol=1e-5)
+        assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_cache_of_a_deep_bidirectional_model_is_exact_only_as_often_as_it_is_renewed(cache: str) -> None:
+    deep = modernbert(2)
+    for options in ({"refresh": 1}, {"steps": 2}):  # renewed in each step, or one step per block
+        plain, kept = both(deep, cache, **options)
+        assert torch.equal(plain.ids, kept.ids)
+        torch.testing.assert_close(plain.confidence, kept.confidence, rtol=1e-4, atol=1e-5)
+    plain, kept = both(deep, cache, eos_ids=(), steps=8)
+    assert (plain.confidence - kept.confidence).abs().max() > 1e-3
+    first = (plain.step == 0) | (plain.step == 4)
+    same = first & (kept.step == plain.step) & (plain.step == 0)
+    assert same.any() and torch.allclose(plain.confidence[same], kept.confidence[same], atol=1e-5)
+
+
+def test_a_cached_step_computes_the_block_alone(bert: BertForMaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    embed = bert.bert.embeddings.forward
+
+    def spy(input_ids: torch.Tensor, **rest: Any) -> torch.Tensor:
+        widths.append(input_ids.shape[1])
+        return embed(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(bert.bert.embeddings, "forward", spy)
+    call = {"mask_id": MASK, "logit_shift": 0, "max_new_tokens": 4, "block_length": 2, "steps": 4}
+    masked_generate(bert, torch.tensor([[3, 4, 5]]), cache="dual", **call)
+    assert widths == [7, 2, 7, 2]
+    widths.clear()
+    masked_generate(bert, torch.tensor([[3, 4, 5]]), cache="prefix", **call)
+    assert widths == [7, 4, 7, 2]
+    widths.clear()
+    masked_generate(bert, torch.tensor([[3, 4, 5]]), cache="dual", remasking="rcr", **call | {"block_length": None})
+    assert widths == [7, 4, 4, 4]
+
+
+def test_models_without_the_library_s_attention_have_no_cache(bert: BertForMaskedLM) -> None:
+    class Own(BertForMaskedLM):
+        def forward(self, input_ids=None, position_ids=None):
+            return MaskedLMOutput(logits=torch.zeros(*input_ids.shape, VOCABULARY))
+
+    call = {"mask_id": MASK, "logit_shift": 0, "max_new_tokens": 2}
+    with pytest.raises(ValueError, match="do not use the library's attention"):
+        masked_generate(Own(bert.config), torch.tensor([[3]]), cache="dual", **call)
+    for options, message in (
+        ({"cache": "duall"}, "did you mean 'dual'"),
+        ({"cache": "dual", "refresh": 0}, "refresh must be at least 1"),
+        ({"refresh": 2}, "refresh belongs to a cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            masked_generate(bert, torch.tensor([[3]]), **options, **call)
