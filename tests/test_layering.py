@@ -20,7 +20,7 @@ FORBIDDEN = {
 }
 INTEGRATIONS = {"diffusers", "transformers", "peft", "accelerate", "open_clip"}
 MAY_INTEGRATE = {
-    "samplers": ("diffusers_schedulers.py", "transformers_generate.py"),
+    "samplers": ("diffusers_blocks.py", "diffusers_schedulers.py", "transformers_generate.py"),
     "reward_models": ("clip.py", "hpsv2.py", "pretrained.py"),
     "flowgrpo": ("policies/", "attention.py", "quiet.py", "trackers.py"),
 }
