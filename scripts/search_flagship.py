@@ -22,21 +22,18 @@ EVERY = 4
 """Which training prompts judge: every so manieth, 128 of them."""
 MIX, BRANCH, DEMO = "mix_grpo_demo", "branch_grpo_mix_demo", "demo"
 GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
-EIGHT = ("--sampler.split_steps", "0,2,4", "--train.group_size", "8", "--train.prompts_per_iteration", "32")
+ENDS = ("--objective.select", "best_of_n", "--objective.best_of", "6")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains": (DEMO, ()),
-    "chains, best and worst 3": (DEMO, ("--objective.select", "best_of_n", "--objective.best_of", "6")),
+    "chains, guard": (DEMO, GUARD),
+    "chains, ends": (DEMO, ENDS),
+    "chains, guard, ends": (DEMO, (*GUARD, *ENDS)),
     "window": (MIX, ()),
+    "window, guard": (MIX, GUARD),
     "tree": (BRANCH, ()),
     "tree, guard": (BRANCH, GUARD),
-    "tree, noise weight": (BRANCH, ("--objective.weight", "noise_level")),
-    "tree, sample credit": (BRANCH, ("--objective.credit", "sample")),
-    "tree, better children": (BRANCH, ("--objective.select", "parent_top1")),
-    "tree, splits alone": (BRANCH, ("--sampler.window_width", "1")),
-    "trees of 8, 32 prompts": (BRANCH, EIGHT),
-    "tree, twice the rate": (BRANCH, ("--train.lr", "4e-4")),
 }
-"""Name -> recipe, and what differs from it."""
+"""Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained."""
 
 
 def main() -> None:
