@@ -21,8 +21,8 @@ POOL = {"arithmetic": 12000, "countdown": 7500, "sudoku": 6000}
 """Problems per task, all of the split "train"."""
 WINDOWS = {"arithmetic": 8, "countdown": 8, "sudoku": 16}
 """Tokens of an answer with the end tokens behind it; now and then the longest of them is used for all."""
-SHARES = {"arithmetic": 0.4, "countdown": 0.4, "sudoku": 0.2}
-"""How often a batch is of the task."""
+OTHERS = {"arithmetic": 2.0, "sudoku": 1.0}
+"""How often a batch that is not Countdown is of the task, in proportion."""
 MANY_EMPTY = 7
 """Sudokus with at least so many empty cells have a usual mistake."""
 
@@ -63,7 +63,15 @@ def _shelf(task: str, rows: list[tuple[list[int], list[int], list[int]]], eos: i
     return Shelf(task, torch.tensor(prompts), *answers)
 
 
-def draw_batch(shelves: list[Shelf], rng: random.Random, rows: int, mistaken: float) -> tuple[Tensor, int]:
+def shares(countdown: float) -> dict[str, float]:
+    """Task -> how often a batch is of it, for the share of Countdown."""
+    rest = (1 - countdown) / sum(OTHERS.values())
+    return {"countdown": countdown, **{task: rest * weight for task, weight in OTHERS.items()}}
+
+
+def draw_batch(
+    shelves: list[Shelf], rng: random.Random, rows: int, mistaken: float, countdown: float
+) -> tuple[Tensor, int]:
     """Texts of one shelf.
 
     Args:
@@ -71,12 +79,14 @@ def draw_batch(shelves: list[Shelf], rng: random.Random, rows: int, mistaken: fl
         rng: Source of all choices.
         rows: How many texts.
         mistaken: Chance of each text to have the usual mistake.
+        countdown: Share of batches that are Countdown.
 
     Returns:
         Token ids [rows, P + window], and the window.
     """
-    sizes = {task: sum(len(shelf.prompts) for shelf in shelves if shelf.task == task) for task in SHARES}
-    chances = [SHARES[shelf.task] * len(shelf.prompts) / sizes[shelf.task] for shelf in shelves]
+    often = shares(countdown)
+    sizes = {task: sum(len(shelf.prompts) for shelf in shelves if shelf.task == task) for task in often}
+    chances = [often[shelf.task] * len(shelf.prompts) / sizes[shelf.task] for shelf in shelves]
     shelf = rng.choices(shelves, chances)[0]
     window = max(WINDOWS.values()) if rng.random() < 1 / 8 else WINDOWS[shelf.task]
     picked = torch.tensor([rng.randrange(len(shelf.prompts)) for _ in range(rows)])
