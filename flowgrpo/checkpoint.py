@@ -55,6 +55,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         _write_files(part, checkpoint)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
+        _flush_to_disk(root)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -73,13 +74,17 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), folder):
         _flush_to_disk(path)
 
 
 def _flush_to_disk(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    """A file's bytes, or a folder's names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _digest(path: Path) -> str:
@@ -90,6 +95,16 @@ def _digest(path: Path) -> str:
 def list_checkpoints(root: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted(root.glob("iteration-[0-9]*")) if root.exists() else []
+
+
+def drop_newer(root: Path, iteration: int) -> None:
+    """Delete checkpoints of iterations after `iteration`: damaged ones that were passed over, or another run's.
+
+    Left in place they would count as the newest: retention would keep them in place of good ones.
+    """
+    for folder in list_checkpoints(root):
+        if folder.name > folder_of(root, iteration).name:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

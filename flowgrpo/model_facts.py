@@ -85,17 +85,19 @@ class ModelFacts:
         )
 
 
-def find_model(path: str, *, index: str = "model_index.json") -> Path | None:
+def find_model(path: str, *, index: str = "model_index.json", revision: str | None = None) -> Path | None:
     """The folder of an embedded model, a local one, or a hub model that was fetched before; None if it is not here.
 
-    `index` is the file that such a folder has.
+    `index` is the file that such a folder has; `revision` the branch, tag or commit of a hub model.
     """
     if is_embedded(path) and "/" not in path:
         return asset(path)
     if Path(path).is_dir():
         return Path(path)
-    snapshots = _hub_cache() / f"models--{path.replace('/', '--')}" / "snapshots"
-    found = sorted(snapshots.glob(f"*/{index}"))
+    cached = _hub_cache() / f"models--{path.replace('/', '--')}"
+    named = cached / "refs" / (revision or "")
+    commit = named.read_text(encoding="utf-8").strip() if revision and named.is_file() else revision
+    found = sorted((cached / "snapshots").glob(f"{commit or '*'}/{index}"))
     return found[-1].parent if found else None
 
 

@@ -119,7 +119,7 @@ def _look_at_prompts(found: Preflight, recipe: Recipe, origins: Mapping[str, str
 
 
 def _look_at_model(found: Preflight, recipe: Recipe, origins: Mapping[str, str]) -> None:
-    folder = find_model(recipe.model.path, index=INDEX[recipe.model.kind])
+    folder = find_model(recipe.model.path, index=INDEX[recipe.model.kind], revision=recipe.model.revision)
     if folder is None:
         if is_hub_name(recipe.model.path):
             text = f"{recipe.model.path!r} is not on this disk; it will be fetched by its hub name"

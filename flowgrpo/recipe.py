@@ -62,6 +62,7 @@ class Model(Section):
     path: str = "tiny-sd3"
     """Folder of a diffusers pipeline, a hub name, or the embedded "tiny-sd3"."""
     revision: str | None = None
+    """Branch, tag or commit of a hub model; a commit pins what is loaded. Every file of the model comes from it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the frozen weights and of the forward pass; trained parameters are always float32."""
     adapter: Literal["lora", "full"] = "lora"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowgrpo.daemons import DaemonPool
 from flowgrpo.errors import RunError
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.recipe import Reward
@@ -68,12 +69,12 @@ class RewardPool:
     """Time spent inside scorers, all threads added."""
     processes: Processes = ALONE
     """Whose scores `collect` joins."""
-    _executor: ThreadPoolExecutor = field(init=False)
+    _workers: DaemonPool = field(init=False)
     _locks: dict[str, threading.Lock] = field(init=False)
     _pending: list[Future[dict[str, Scores]]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._executor = ThreadPoolExecutor(self.section.workers, thread_name_prefix="reward")
+        self._workers = DaemonPool(self.section.workers, name="reward")
         self._locks = {name: threading.Lock() for name in self.scorers}
 
     @classmethod
@@ -103,7 +104,7 @@ class RewardPool:
             seed: (run seed, iteration), of what pairwise scorers draw.
         """
         batch = (samples, list(prompts), list(metadata), list(group), seed)
-        self._pending.append(self._executor.submit(self._score, *batch))
+        self._pending.append(self._workers.submit(self._score, *batch))
 
     def collect(self) -> Rewards:
         """Wait for everything submitted since the last call and return it in that order, of all processes in theirs.
@@ -128,7 +129,7 @@ class RewardPool:
     def abandon(self) -> None:
         """Forget what is queued and stop the threads without waiting for a scorer that hangs."""
         self._pending = []
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._workers.stop()
 
     def _score(
         self,

@@ -9,9 +9,12 @@ leaves the same files as an uninterrupted one; wall times are in `timing.jsonl`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +75,20 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(text.encode())
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Inside, a library that cannot write a file for want of space or leave ends the run with one sentence.
+
+    Raises: RunError: in place of such an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise RunError(f"cannot write into {folder}: {error.strerror}; its checkpoints are untouched") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +154,20 @@ class RunFolder:
         if not self.owned:
             return
         append_jsonl(self.events, [{"time": datetime.now(UTC).isoformat(), "kind": kind, "message": message}])
+
+    def clear(self) -> None:
+        """Drop what another run left, but for its log and its trained weights, which last until there are new ones."""
+        for path in (self.metrics, self.timing, self.evaluations, self.trees, self.matrices, self.answers):
+            path.unlink(missing_ok=True)
+        for path in (self.images, self.samples, self.checkpoints):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def flush(self) -> None:
+        """Bring the rows so far to the disk, so that no checkpoint outlives them when the machine goes down."""
+        for path in (self.metrics, self.timing, self.evaluations, self.trees, self.matrices):
+            if path.exists():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows of iterations after `iteration`: they belong to a part of the run that was lost."""

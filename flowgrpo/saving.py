@@ -8,7 +8,9 @@ trained network is the folder `transformer` in the model's own format.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,32 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from flowgrpo.errors import CheckpointError, first_line
+from flowgrpo.errors import CheckpointError, RunError, first_line
 from flowgrpo.quiet import quiet_libraries
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 NETWORK_FOLDER = "transformer"
 ADAPTER = ".default."
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder that takes the place of `folder` once it is whole.
+
+    Raises:
+        RunError: the disk is full or not writable; what was there stays.
+    """
+    from safetensors import SafetensorError
+
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise RunError(f"cannot write {folder}: {reason}; the checkpoints are untouched") from error
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

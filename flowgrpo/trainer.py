@@ -9,6 +9,7 @@ samples and trains its share of the groups; everything between scores and the gr
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo import ema
-from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
+from flowgrpo.checkpoint import Checkpoint, drop_newer, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
 from flowgrpo.clock import TIMERS, Clock
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import CheckpointError
@@ -37,7 +38,8 @@ from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_loading import recipe_hash, write_recipe
 from flowgrpo.rewarding import RewardPool
-from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
+from flowgrpo.runfolder import RunFolder, append_jsonl, full_disk_told, read_jsonl
+from flowgrpo.saving import replace_folder
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
 from flowgrpo.trackers import Trackers
 from flowgrpo.units import reward_metrics
@@ -73,6 +75,7 @@ class Trainer:
         self.progress = progress if progress is not None and self.processes.first else Progress.silent()
         self.iteration = 0
         self.seconds = 0.0
+        self._saved = -1
         self.clock = Clock(TIMERS[recipe.run.clock])
         with self.processes.failing_together():
             self._load(recipe)
@@ -106,11 +109,11 @@ class Trainer:
         Raises:
             FlowgrpoError: whatever a user can act on; the last checkpoint stays usable.
         """
-        with self.processes.failing_together():
+        with self.processes.failing_together(), full_disk_told(self.folder.path):
             self._start()
             trackers = Trackers.start(self.recipe, self.folder.path) if self.processes.first else Trackers()
         try:
-            with self.processes.failing_together():
+            with self.processes.failing_together(), full_disk_told(self.folder.path):
                 return self._train(trackers)
         finally:
             self.pool.abandon()
@@ -127,7 +130,7 @@ class Trainer:
         self.pool.abandon()
         self._say_if_never_clipped()
         if self.processes.first:
-            self.policy.save(self.folder.adapter, self.judge.average)
+            replace_folder(self.folder.adapter, lambda part: self.policy.save(part, self.judge.average))
         self.judge.after(self.iteration)
         return self._stopped(reason, False)
 
@@ -135,7 +138,10 @@ class Trainer:
         resumed = self._resume() if self.recipe.run.resume == "auto" else False
         if self.processes.first:
             self.folder.path.mkdir(parents=True, exist_ok=True)
+            if not resumed and (self.recipe.run.resume == "never" or self._is_another_runs()):
+                self.folder.clear()
             self.folder.rewind(self.iteration)
+            drop_newer(self.folder.checkpoints, self.iteration)
             write_recipe(self.folder.recipe, self.recipe, self.origins)
         self.folder.event("resume" if resumed else "start", f"at iteration {self.iteration}")
         for keys, caution in cautions(self.recipe):
@@ -250,7 +256,10 @@ class Trainer:
         return None if self.recipe.train.ema_decay is None else ema.start(self.policy.trainable())
 
     def _checkpoint(self) -> None:
+        if self._saved == self.iteration:
+            return
         self.processes.refuse_unequal(list(self.policy.trainable().values()))
+        self._saved = self.iteration
         if not self.processes.first:
             return
         names = list(self.policy.trainable())
@@ -263,6 +272,7 @@ class Trainer:
             tensors["ema"] = self.learner.average
         numbers = {"updates": self.learner.updates, "seconds": self.seconds, "recipe": recipe_hash(self.recipe)}
         start = time.perf_counter()
+        self.folder.flush()
         save_checkpoint(
             self.folder.checkpoints, Checkpoint(self.iteration, tensors, numbers), keep=self.recipe.run.keep
         )
@@ -291,8 +301,17 @@ class Trainer:
         torch.set_rng_state(saved.tensors["rng"]["torch"])
         self.learner.updates = saved.numbers["updates"]
         self.iteration, self.seconds = saved.iteration, saved.numbers["seconds"]
+        self._saved = self.iteration
         self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")
         return True
+
+    def _is_another_runs(self) -> bool:
+        """Whether the folder, which has no checkpoint, holds what another recipe evaluated before it was ended."""
+        try:
+            held = json.loads(self.folder.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return held.get("hash") != recipe_hash(self.recipe)
 
     def _say_if_never_clipped(self) -> None:
         rows = [row for row in read_jsonl(self.folder.metrics) if not row["on_policy"]]

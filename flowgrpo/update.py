@@ -11,7 +11,7 @@ from torch import Tensor
 from flowgrpo import ema
 from flowgrpo.clock import Clock
 from flowgrpo.errors import RunError
-from flowgrpo.media import Update, Work
+from flowgrpo.media import LossOf, Update, Work
 from flowgrpo.objective import Objective, unit_losses
 from flowgrpo.parity import ratio_problem
 from flowgrpo.policy import Trainable
@@ -84,6 +84,8 @@ class Learner:
             metrics.add(units, {**parts, **more}, unit_weight, kept)
         self.processes.sum_gradients(list(self.policy.trainable().values()))
         norm = self._clip_gradients()
+        if not norm < float("inf"):
+            raise RunError(self._non_finite(work, update, partial(self._loss, work, unit_weight, {}), epoch, on_policy))
         self.optimizer.step()
         self.updates += 1
         self._move_average()
@@ -114,10 +116,20 @@ class Learner:
 
     def _clip_gradients(self) -> float:
         named = self.policy.trainable()
-        norm = torch.nn.utils.clip_grad_norm_(named.values(), self.recipe.train.max_grad_norm).item()
-        if not norm < float("inf"):
-            raise RunError(f"the gradient of {_first_non_finite(named)} is not finite in update {self.updates + 1}")
-        return norm
+        return torch.nn.utils.clip_grad_norm_(named.values(), self.recipe.train.max_grad_norm).item()
+
+    def _non_finite(self, work: Work, update: Update, loss_of: LossOf, epoch: int, on_policy: bool) -> str:
+        """Which parameter and, by going through this process's micro-batches again, which samples did it."""
+        named = self.policy.trainable()
+        said, first = f"the gradient of {_first_non_finite(named)} is not finite in update {self.updates + 1}", ""
+        for batch in update.batches:  # all of them: processes whose networks are shared go through them together
+            self.optimizer.zero_grad(set_to_none=True)
+            units, _ = work.backward(batch, update.kept, loss_of, epoch=epoch, on_policy=on_policy)
+            if not first and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
+                places = list(dict.fromkeys(work.place(int(unit)) for unit in units.flatten()))
+                among = f" among {len(places)} of one micro-batch" if len(places) > 1 else ""
+                first = f", first at {places[0]}{among}"
+        return f"{said}{first}; no weight was changed"
 
 
 def _first_non_finite(named: dict[str, torch.nn.Parameter]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from reward_models.scores import ScorerError
-from reward_models.weights import short
+from reward_models.weights import pinned, short
 
 
 def pretrained_model(class_name: str, source: str, *, label: str, device: str) -> Any:
@@ -18,7 +19,7 @@ def pretrained_model(class_name: str, source: str, *, label: str, device: str) -
 
     Args:
         class_name: Of transformers, such as "CLIPModel".
-        source: A folder, or a hub repository "org/name".
+        source: A folder, or a hub repository "org/name", with a branch, tag or commit "org/name@revision".
         label: The scorer's name, for error texts.
         device: Where the network goes.
 
@@ -71,8 +72,10 @@ def _from_pretrained(class_name: str, source: str, label: str, **options: Any) -
         import transformers
     except ImportError as error:
         raise ScorerError(f"scorer '{label}' needs the package transformers: {error}") from None
+    name, revision = (source, None) if Path(source).exists() else pinned(source)
+    given = {} if revision is None else {"revision": revision}
     try:
-        return getattr(transformers, class_name).from_pretrained(source, **options)
+        return getattr(transformers, class_name).from_pretrained(name, **given, **options)
     except Exception as error:
         raise ScorerError(
             f"scorer '{label}' cannot load {class_name} from '{source}': {short(error)}; "

@@ -24,7 +24,8 @@ def find_file(source: str, label: str) -> Path:
     """The local path of a file of weights.
 
     Args:
-        source: A path, or ``hf-hub:org/name/path/to/file``, which is fetched into the hub's cache once.
+        source: A path, or ``hf-hub:org/name/path/to/file``, which is fetched into the hub's cache once; after
+            ``name@`` a branch, tag or commit.
         label: The scorer's name, for error texts.
 
     Raises:
@@ -104,6 +105,12 @@ def source_version(*modules: Any, further: Any = None) -> str:
     return digest.hexdigest()[:_VERSION_LENGTH]
 
 
+def pinned(source: str) -> tuple[str, str | None]:
+    """The name and the revision of a hub repository "org/name" or "org/name@revision"."""
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
 def short(error: BaseException) -> str:
     """An exception on one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -124,6 +131,7 @@ def _from_hub(source: str, label: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+        name, revision = pinned("/".join(parts[:2]))
+        return Path(hf_hub_download(name, parts[2], revision=revision))
     except Exception as error:
         raise ScorerError(f"scorer '{label}' cannot fetch '{source}' from the hub: {short(error)}") from error

@@ -1,232 +1,244 @@
 """Break a run on purpose, again and again, and see whether anything is lost.
 
-    python -m scripts.bench_faults --trials 100 --out assets/benchmarks/faults.json
+    python -m scripts.bench_faults --trials 110 --out assets/benchmarks/faults.json
 
-Every trial forks a run of a small recipe from this process, which has imported everything, lets one fault strike at a
-random moment, and resumes. The resumed run must equal one that was left alone, bit for bit: metrics, checkpoint and
-trained weights. A fault that ends the run by itself must do so with one sentence. Counts go to the JSON file; the exit
-code is 1 if any trial lost something.
+Every trial forks a run of a small random pipeline from this process, which has imported everything, lets one fault
+strike at a random moment, and resumes. The resumed run must equal one that was left alone, bit for bit: metrics,
+evaluations, pictures, checkpoint and trained weights. A fault that ends the run by itself must do so with one sentence.
+Counts go to the JSON file; the exit code is 1 if any trial lost something.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import random
-import signal
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
-from flowgrpo import checkpoint, rewarding, rollout
 from flowgrpo.checkpoint import list_checkpoints
 from flowgrpo.errors import FlowgrpoError
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import load_recipe
-from flowgrpo.runfolder import write_atomically
+from flowgrpo.runfolder import read_jsonl, write_atomically
 from flowgrpo.trainer import Trainer
 from scripts.benchmarks import where
+from scripts.faults import FAILED, FAULTS, PATIENCE_S, Fault
+from tests.tiny import tiny_sd3_pipeline
 
 FORK = multiprocessing.get_context("fork")
 ITERATIONS = 4
+PROMPTS = "a red cat\na blue dog\na green bird\na white fish\n"
+REWARD = "def red(images, prompts, metadata):\n    return images[:, 0].mean((1, 2))\n"
 SETTINGS = {
-    "data.limit": 4,
-    "sampler.steps": 4,
-    "sampler.window_low": 0,
-    "sampler.window_width": 2,
-    "train.prompts_per_iteration": 2,
-    "train.group_size": 2,
-    "train.updates_per_iteration": 2,
-    "train.ema_decay": 0.7,
-    "train.iterations": ITERATIONS,
-    "train.max_minutes": None,
-    "reward.timeout_s": 5.0,
-    "eval.prompts": {},
-    "run.images": 0,
-    "run.images_every": 0,
-    "run.checkpoint_every": 1,
+    **{"model.height": 16, "model.width": 16, "model.max_sequence_length": 20, "model.guidance_scale": 1.0},
+    **{"model.lora_rank": 2, "model.lora_alpha": 4, "sampler.steps": 4, "reward.timeout_s": 5.0, "eval.steps": 2},
+    **{"objective.clip_low": 1e-3, "objective.clip_high": 1e-3, "eval.every": 2},
+    **{"train.prompts_per_iteration": 2, "train.group_size": 2, "train.updates_per_iteration": 2},
+    **{"train.micro_batch_size": 4, "train.lr": 1e-2, "train.ema_decay": 0.7, "train.iterations": ITERATIONS},
+    **{"run.images": 2, "run.images_every": 2, "run.checkpoint_every": 1, "run.device": "cpu"},
 }
-"""The demo made small: 4 pictures of 64 x 64 in an iteration."""
-PATIENCE_S = 600
-KILLED = -signal.SIGKILL
-FAILED = 1
+"""Four pictures of 16 x 16 in an iteration; both evaluations, and pictures, beside and between."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One way to break a run.
+class Bench:
+    """A folder with a model, prompts and a reward, and what a run of them leaves that nothing disturbs."""
 
-    arm: called with the random generator of the trial in the process that shall break, before it trains.
-    ends: the exit codes that the broken run may have.
-    after: called with the run folder once the run is broken.
+    root: Path
+    undisturbed: dict[int, dict[str, bytes]]
+    """Processes -> file -> content."""
+
+    def recipe(self, folder: Path) -> Recipe:
+        """The same run, in another folder."""
+        values = {
+            "model.path": str(self.root / "model"),
+            "data.prompts": str(self.root / "prompts.txt"),
+            "reward.names": f"{self.root / 'rewards.py'}:red",
+            "eval.scorers": [f"{self.root / 'rewards.py'}:red"],
+            "eval.prompts": {"mine": str(self.root / "prompts.txt")},
+            "run.dir": str(folder),
+        }
+        return load_recipe(None, {**SETTINGS, **values}).recipe
+
+
+def prepare(root: Path) -> Bench:
+    """Writes the model and what belongs to it."""
+    torch.set_num_threads(1)
+    tiny_sd3_pipeline(0, root / "model")
+    (root / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
+    (root / "rewards.py").write_text(REWARD, encoding="utf-8")
+    return Bench(root, {})
+
+
+def run(bench: Bench, folder: Path, fault: Fault | None, seed: int, *, world: int = 1) -> tuple[list[int], str]:
+    """Exit codes of a run in forked processes, and what the first one ended with, if with an error.
+
+    Of several processes the last one meets the fault.
     """
+    recipe, said = bench.recipe(folder), folder.with_name(f"{folder.name}-said")
+    said.unlink(missing_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
 
-    arm: Callable[[random.Random], None]
-    ends: tuple[int, ...] = (KILLED,)
-    after: Callable[[Path], None] = lambda folder: None
-
-
-def strike(owner: Any, name: str, moment: int, act: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
-    """Let the `moment`-th call of `owner.name` be `act(original, args, kwargs)`."""
-    original, calls = getattr(owner, name), [0]
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        return act(original, args, kwargs) if calls[0] == moment else original(*args, **kwargs)
-
-    setattr(owner, name, broken)
-
-
-def kill(original: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    """End this process at once, before or after the call."""
-    if time.perf_counter_ns() % 2:
-        original(*args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def full_disk(original: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def hang(original: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    time.sleep(10 * PATIENCE_S)
-
-
-def nan_latents(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    drawn = original(*args, **kwargs)
-    return replace(drawn, samples=torch.full_like(drawn.samples, torch.nan))
-
-
-def nan_gradients(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    parameters = list(args[0])
-    next(p for p in parameters if p.grad is not None).grad.fill_(torch.nan)
-    return original(parameters, *args[1:], **kwargs)
-
-
-def flip_a_byte(folder: Path) -> None:
-    """Damage the newest checkpoint, of which there are at least two."""
-    weights = list_checkpoints(folder / "checkpoints")[-1] / "weights.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(bytes(data))
-
-
-def at(owner: Any, name: str, calls: range, act: Callable[..., Any] = kill) -> Callable[[random.Random], None]:
-    """Strike at one of these calls, drawn for each trial."""
-    return lambda rng: strike(owner, name, rng.choice(calls), act)
-
-
-ANY = range(1, ITERATIONS + 1)
-TWICE = range(1, 2 * ITERATIONS + 1)
-FAULTS: dict[str, Fault] = {
-    "kill while sampling": Fault(at(rollout, "sample_flow", ANY)),
-    "kill while scoring": Fault(at(rewarding.RewardPool, "_score", ANY)),
-    "kill in backward": Fault(at(torch.Tensor, "backward", TWICE)),
-    "kill in the optimizer step": Fault(at(torch.optim.AdamW, "step", TWICE)),
-    "kill while a checkpoint is written": Fault(at(checkpoint, "save_file", range(1, 4 * ITERATIONS + 1))),
-    "kill before a checkpoint has its name": Fault(at(checkpoint, "_flush_to_disk", range(1, 6 * ITERATIONS + 1))),
-    "full disk": Fault(at(checkpoint, "save_file", range(1, 4 * ITERATIONS + 1), full_disk), (FAILED,)),
-    "damaged last checkpoint": Fault(at(rollout, "sample_flow", range(3, ITERATIONS + 1)), after=flip_a_byte),
-    "hanging reward": Fault(at(rewarding.RewardPool, "_score", ANY, hang), (FAILED,)),
-    "NaN latents": Fault(at(rollout, "sample_flow", ANY, nan_latents), (FAILED,)),
-    "NaN gradients": Fault(at(torch.nn.utils, "clip_grad_norm_", TWICE, nan_gradients), (FAILED,)),
-}
-
-
-def run(recipe: Recipe, arm: Callable[[random.Random], None] | None, seed: int, said: Path) -> int:
-    """Exit code of a forked run; what it ended with, if with an error, is in the file `said`."""
-
-    def body() -> None:
-        torch.set_num_threads(1)
-        if arm is not None:
-            arm(random.Random(seed))
+    def body(rank: int) -> None:
+        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update({name: str(value) for name, value in {**launched, "MASTER_PORT": port}.items()})
+        if fault is not None and rank == world - 1:
+            fault.arm(random.Random(seed), folder)
         try:
             Trainer(recipe).run()
         except FlowgrpoError as error:
-            said.write_text(str(error))
-            os._exit(FAILED)  # a scorer that hangs would hold the interpreter
+            if rank == 0:
+                said.write_text(str(error), encoding="utf-8")
+            sys.exit(FAILED)
 
-    child = FORK.Process(target=body)
-    child.start()
-    child.join(PATIENCE_S)
-    if child.exitcode is None:
+    children = [FORK.Process(target=body, args=(rank,)) for rank in range(world)]
+    for child in children:
+        child.start()
+    return _ends(children), said.read_text(encoding="utf-8") if said.exists() else ""
+
+
+def _ends(children: Sequence[Any]) -> list[int]:
+    until = time.monotonic() + PATIENCE_S
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+    late = [child for child in children if child.exitcode is None]
+    for child in late:
         child.kill()
         child.join()
+    if late:
         raise TimeoutError(f"a run did not end in {PATIENCE_S} s")
-    return child.exitcode
+    return [child.exitcode for child in children]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """What a run leaves and a resumed one must leave too."""
+    """What a run leaves and a resumed one must leave too; seconds of evaluations are left out."""
     newest = list_checkpoints(folder / "checkpoints")[-1]
-    tensors = [*newest.glob("*.safetensors"), *(folder / "adapter").rglob("*.safetensors")]
-    files = [folder / "metrics.jsonl", folder / "trees.jsonl", *tensors]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+    files = [folder / "metrics.jsonl", folder / "trees.jsonl", *newest.glob("*.safetensors")]
+    for part in ("adapter", "images", "eval"):
+        files += [path for path in (folder / part).rglob("*") if path.is_file()]
+    found = {str(path.relative_to(folder)): _bytes(path) for path in files if path.exists()}
+    rows = [{**row, "seconds": 0} for row in read_jsonl(folder / "eval.jsonl")]
+    whole = (folder / "report.html").read_bytes().endswith(b"</html>")
+    return {**found, "eval.jsonl": json.dumps(rows).encode(), "report.html": str(whole).encode()}
 
 
-def trial(name: str, seed: int, root: Path, whole: dict[str, bytes]) -> str | None:
+def _bytes(path: Path) -> bytes:
+    """A file's content; of tensors without the order of their header, which the library draws anew for every file."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    with safe_open(path, framework="pt") as file:
+        told = json.dumps(file.metadata(), sort_keys=True).encode()
+        held = [(name, file.get_tensor(name)) for name in sorted(file.keys())]
+    return told + b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in held)
+
+
+def undisturbed(bench: Bench, world: int) -> dict[str, bytes]:
+    """What a whole run of so many processes leaves; run once."""
+    if world not in bench.undisturbed:
+        folder = bench.root / f"whole-{world}"
+        ends, said = run(bench, folder, None, 0, world=world)
+        if ends != [0] * world:
+            raise SystemExit(f"the run without faults ended with {ends}: {said}")
+        bench.undisturbed[world] = content(folder)
+    return bench.undisturbed[world]
+
+
+def trial(bench: Bench, name: str, seed: int) -> str | None:
     """Break and resume one run; what was lost, or None."""
-    fault, folder, said = FAULTS[name], root / f"trial-{seed}", root / f"said-{seed}"
-    recipe = small_recipe(folder)
-    ended = run(recipe, fault.arm, seed, said)
-    if ended not in fault.ends:
-        return f"the broken run ended with {ended}, expected {fault.ends}: {said.read_text() if said.exists() else ''}"
-    if ended == FAILED and (not said.read_text() or "\n" in said.read_text()):
-        return f"not one sentence: {said.read_text()!r}"
+    fault, folder = FAULTS[name], bench.root / f"trial-{seed}"
+    whole = undisturbed(bench, fault.world)
+    ends, said = run(bench, folder, fault, seed, world=fault.world)
+    if ends[-1] not in fault.ends or not set(ends[:-1]) <= set(fault.others):
+        return f"the broken run ended with {ends}: {said}"
+    if FAILED in ends and (not said or "\n" in said or not any(word in said for word in fault.words)):
+        return f"not one clear sentence: {said!r}"
     fault.after(folder)
-    if run(recipe, None, seed, said) != 0:
-        return f"the run could not be resumed: {said.read_text() if said.exists() else ''}"
+    ends, said = run(bench, folder, None, seed, world=fault.world)
+    if ends != [0] * fault.world:
+        return f"the run could not be resumed: {ends} {said}"
     resumed = content(folder)
     different = [file for file in sorted({*whole, *resumed}) if whole.get(file) != resumed.get(file)]
     return f"{', '.join(different)} differ" if different else None
 
 
-def small_recipe(folder: Path) -> Recipe:
-    return load_recipe("demo", {**SETTINGS, "run.dir": str(folder)}).recipe
+def trials(bench: Bench, seeds: Sequence[int], names: Sequence[str], out: Path | None) -> list[dict[str, Any]]:
+    """Outcomes of the trials of these seeds, each in `out` as soon as it is known; those that are there are not rerun."""
+    rows = []
+    for seed in seeds:
+        done = next((row for row in known(out) if row["seed"] == seed), None)
+        if done is None:
+            name = names[seed % len(names)]
+            start = time.process_time() + _children()
+            problem = trial(bench, name, seed)
+            cpu = round(time.process_time() + _children() - start, 1)
+            done = {"seed": seed, "fault": name, "problem": problem, "cpu_s": cpu}
+            enter(out, done)
+        rows.append(done)
+        print(f"seed {seed}, {done['fault']}: {done['problem'] or 'equal'}", flush=True)
+    return rows
 
 
-def bench(trials: int, seed: int, names: Sequence[str], root: Path) -> dict[str, Any]:
-    """Counts by fault, and what was lost in which trial."""
-    whole = root / "whole"
-    if run(small_recipe(whole), None, seed, root / "said") != 0:
-        raise SystemExit(f"the run without faults failed: {(root / 'said').read_text()}")
-    expected = content(whole)
-    counts = {name: {"trials": 0, "equal": 0} for name in names}
-    lost: list[dict[str, Any]] = []
-    for number in range(trials):
-        name = names[number % len(names)]
-        problem = trial(name, seed + number, root, expected)
-        counts[name]["trials"] += 1
-        counts[name]["equal"] += problem is None
-        if problem is not None:
-            lost.append({"fault": name, "seed": seed + number, "problem": problem})
-        print(f"{number + 1}/{trials} {name}: {problem or 'equal'}", flush=True)
-    return {"trials": trials, "equal": trials - len(lost), "seed": seed, "faults": counts, "lost": lost, **where()}
+def _children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def known(out: Path | None) -> list[dict[str, Any]]:
+    """Outcomes that a file holds."""
+    return json.loads(out.read_text(encoding="utf-8"))["outcomes"] if out is not None and out.exists() else []
+
+
+def enter(out: Path | None, outcome: dict[str, Any]) -> None:
+    """Add an outcome to a file; several processes may share one."""
+    if out is None:
+        return
+    with open(out.with_name(f".{out.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_summary(out, [*known(out), outcome])
+
+
+def write_summary(out: Path, outcomes: list[dict[str, Any]]) -> None:
+    """Counts by fault, then every outcome."""
+    lost = [row for row in outcomes if row["problem"] is not None]
+    faults = {
+        name: {"trials": len(rows), "equal": sum(row["problem"] is None for row in rows)}
+        for name in FAULTS
+        if (rows := [row for row in outcomes if row["fault"] == name])
+    }
+    counts = {"trials": len(outcomes), "equal": len(outcomes) - len(lost), "faults": faults}
+    ordered = sorted(outcomes, key=lambda row: row["seed"])
+    write_atomically(out, json.dumps({**counts, "outcomes": ordered, **where()}, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trials; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=110)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; the next ones follow")
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument("--out", type=Path, help="JSON file; trials that it holds are not run again")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as root:
-        found = bench(options.trials, options.seed, options.faults, Path(root))
-    print(f"{found['equal']} of {found['trials']} resumed runs equal the one without faults")
-    if options.out is not None:
-        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
-    return 1 if found["lost"] else 0
+        seeds = range(options.seed, options.seed + options.trials)
+        rows = trials(prepare(Path(root)), seeds, options.faults, options.out)
+    equal = sum(row["problem"] is None for row in rows)
+    print(f"{equal} of {len(rows)} resumed runs equal the one without faults")
+    return 0 if equal == len(rows) else 1
 
 
 if __name__ == "__main__":

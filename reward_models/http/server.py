@@ -26,6 +26,10 @@ SHORT, LONG = 256, 4096
 _Value = TypeVar("_Value")
 
 
+SECRETS = frozenset(("api_key", "apikey", "authorization", "password", "secret", "token", "access_token", "bearer"))
+"""Names of request fields that are refused: options are written to run folders and caches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """Options that all judges over HTTP share.
@@ -72,6 +76,12 @@ class Server:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ScorerError(f"{name} is {value}; right would be {least} or more")
+        secret = sorted(name for name in self.extra if name.lower().replace("-", "_") in SECRETS)
+        if secret:
+            raise ScorerError(
+                f"extra.{secret[0]} would write a secret to files; right would be api_key_env, with the name of the "
+                "environment variable that holds it"
+            )
         if len(self.prices) != 2 or not all(isinstance(price, int | float) and price >= 0 for price in self.prices):
             raise ScorerError(
                 f"prices is {self.prices!r}; right would be two numbers, of a million tokens of requests and of replies"

@@ -157,12 +157,15 @@ class Channel:
         patience: Bounds of every call.
         gate: Who may send.
         session: Its connections.
+        key: What `session` signs requests with. An answer that repeats it is read without it, for answers and
+            errors are written to files.
     """
 
     base_url: str
     patience: Patience
     gate: Gate
     session: requests.Session = field(repr=False)
+    key: str = field(default="", repr=False)
 
     def call(self, path: str, body: Any = None, *, read: Callable[[Any], _Answer]) -> _Answer:
         """Send a request until it is answered, refused, or patience ends.
@@ -211,7 +214,7 @@ class Channel:
                     stream=True,
                     allow_redirects=False,
                 ) as response:
-                    text = _content(response, stop)
+                    text = _without(self.key, _content(response, stop))
             except (OSError, HTTPError) as error:  # every error of requests is an OSError
                 raise _Failed(_reason(error)) from error
         self._check(response, text)
@@ -246,6 +249,11 @@ def open_channel(base_url: str, *, concurrency: int, patience: Patience, key: st
         ScorerError: The address or the key cannot be one.
     """
     parts = urlsplit(base_url)
+    if "@" in base_url or parts.query or parts.fragment:
+        raise ScorerError(
+            "base_url holds more than an address, and it is written to files; right would be http://127.0.0.1:8000/v1, "
+            "and a key in an environment variable that api_key_env or token_env names"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ScorerError(f"base_url is {base_url!r}; right would be an address such as http://127.0.0.1:8000/v1")
     if not key.isascii() or not key.isprintable():
@@ -258,7 +266,7 @@ def open_channel(base_url: str, *, concurrency: int, patience: Patience, key: st
     session.headers.update({"Content-Type": "application/json", "Accept-Encoding": "identity"})
     for scheme in ("http://", "https://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=gate.limit))
-    return Channel(base_url.rstrip("/"), patience, gate, session)
+    return Channel(base_url.rstrip("/"), patience, gate, session, key)
 
 
 def key_from_environment(name: str | None) -> str:
@@ -296,6 +304,10 @@ def _content(response: requests.Response, stop: float) -> bytes:
         if size > _LONGEST_ANSWER:
             raise Refused(f"the answer is longer than {_LONGEST_ANSWER} bytes")
     return b"".join(parts)
+
+
+def _without(key: str, text: bytes) -> bytes:
+    return text.replace(key.encode(), b"(the key)") if key else text
 
 
 def _read_as(read: Callable[[Any], _Answer], text: bytes) -> _Answer:

@@ -138,6 +138,7 @@ def test_keys_are_sent_and_never_taken_from_netrc(monkeypatch: pytest.MonkeyPatc
     [
         (lambda: open_channel("127.0.0.1:80", concurrency=1, patience=Patience()), "base_url is '127.0.0.1:80'"),
         (lambda: open_channel("ftp://a/b", concurrency=1, patience=Patience()), "base_url is 'ftp://a/b'"),
+        (lambda: open_channel("http://a:b@c/v1", concurrency=1, patience=Patience()), "holds more than an address"),
         (lambda: open_channel("http://a", concurrency=0, patience=Patience()), "concurrency is 0"),
         (lambda: open_channel("http://a", concurrency=1, patience=Patience(), key="a\nb"), "the key holds"),
         (lambda: Patience(timeout=0), "timeout is 0"),

@@ -112,6 +112,16 @@ OUTSIDE = {
     "the user's files": "open({home!r})",
     "the list of files": "import os; os.listdir('/')",
     "passwords": "open('/etc/passwd')",
+    "another process": (
+        "import ctypes, os\nif ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0): raise PermissionError"
+    ),
+    "memory of another process": "import os; open(f'/proc/{{os.getppid()}}/mem', 'rb')",
+    "its own environment by file": "open('/proc/self/environ')",
+    "shared memory": "open('/dev/shm/x', 'w')",
+    "a device": "open('/dev/kmsg', 'w')",
+    "a mount": "import ctypes\nif ctypes.CDLL(None).mount(b'x', b'.', b'tmpfs', 0, b''): raise PermissionError",
+    "a namespace": "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise PermissionError",
+    "the clock": "import time; time.clock_settime(0, 1)",
     "the parent's environment": "import os; open(f'/proc/{{os.getppid()}}/environ')",
     "its own memory map": "open('/proc/self/maps')",
     "writing elsewhere": "open('../x', 'w')",
@@ -140,6 +150,12 @@ def test_a_function_may_have_the_name_of_a_module_but_not_take_its_place() -> No
     assert verdict("def bisect(x): return -x", "assert bisect(3) == -3") == "passed"
     fake = "class math: isclose = staticmethod(lambda *a: True)\ndef f(x): return 0"
     assert verdict(fake, "assert math.isclose(f(3), 9)") == "failed"
+
+
+def test_the_environment_of_the_trainer_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-5e1f")
+    code = "import os\ndef f(x): return 'canary-5e1f' in str(dict(os.environ)) or 'HF_TOKEN' in os.environ"
+    assert verdict(code, "assert f(0) is False") == "passed"
 
 
 def test_its_own_folder_and_the_standard_library_are_there() -> None:

@@ -71,7 +71,7 @@ def test_a_non_finite_gradient_is_refused_before_the_step(make_recipe: Make) -> 
     name, parameter = next((n, p) for n, p in trainer.policy.trainable().items())
     parameter.register_hook(lambda gradient: gradient * float("nan"))
     before = trainer.policy.state_dict()
-    with pytest.raises(FlowgrpoError, match=f"gradient of {name} is not finite"):
+    with pytest.raises(FlowgrpoError, match=f"gradient of {name} is not finite in update 1, first at step 0, sample "):
         trainer.iterate(1)
     trainer.pool.abandon()
     after = trainer.policy.state_dict()
@@ -139,3 +139,60 @@ def test_a_rollout_of_other_density_must_be_declared(make_recipe: Make, tmp_path
 def test_processes_without_a_launcher_are_refused(make_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "accelerate launch or torchrun" in failure(make_recipe())
+
+
+def test_a_fresh_start_keeps_nothing_of_the_run_before(make_recipe: Make, files: Path, tmp_path: Path) -> None:
+    """Old checkpoints of later iterations would be kept in place of the new ones, and be resumed from."""
+    judged = {"eval__prompts": {"mine": str(files / "prompts.txt")}}
+    Trainer(make_recipe(train__iterations=3, run__keep=1, **judged)).run()
+    first = read_jsonl(tmp_path / "run" / "eval.jsonl")
+    again = make_recipe(train__iterations=1, run__keep=1, run__resume="never", eval__steps=4, **judged)
+    Trainer(again).run()
+    assert [folder.name for folder in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["iteration-000001"]
+    rows = read_jsonl(tmp_path / "run" / "eval.jsonl")
+    assert [(row["label"], row["iteration"]) for row in rows] == [("base", 0), ("final", 1)]
+    assert {row["steps"] for row in rows} == {4} != {row["steps"] for row in first}
+
+
+def test_evaluations_of_another_recipe_are_not_taken_over(make_recipe: Make, files: Path, tmp_path: Path) -> None:
+    """A run that ended before its first checkpoint has no hash to compare but the recipe's own."""
+    judged = {"eval__prompts": {"mine": str(files / "prompts.txt")}, "train__iterations": 1}
+    Trainer(make_recipe(**judged))._start()
+    assert [row["label"] for row in read_jsonl(tmp_path / "run" / "eval.jsonl")] == ["base"]
+    Trainer(make_recipe(train__seed=5, eval__steps=4, **judged)).run()
+    assert {row["steps"] for row in read_jsonl(tmp_path / "run" / "eval.jsonl")} == {4}
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(make_recipe: Make, tmp_path: Path) -> None:
+    Trainer(make_recipe(train__iterations=3, run__keep=3)).run()
+    root = tmp_path / "run" / "checkpoints"
+    for folder in list_checkpoints(root)[1:]:
+        (folder / "manifest.json").write_text("{")
+    trainer = Trainer(make_recipe(train__iterations=3, run__keep=1))
+    trainer._start()
+    assert [folder.name for folder in list_checkpoints(root)] == ["iteration-000001"]
+    trainer.iterate(2)
+    trainer._checkpoint()
+    trainer.pool.abandon()
+    (kept,) = list_checkpoints(root)
+    assert load_checkpoint(kept).iteration == 2
+
+
+def test_a_full_disk_spares_the_adapter_of_the_run_before(
+    make_recipe: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Trainer(make_recipe(train__iterations=1)).run()
+    adapter = tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors"
+    before = adapter.read_bytes()
+
+    def half(pipeline: Any, config: Any, folder: Path, state: Any) -> None:
+        folder.mkdir(parents=True)
+        (folder / adapter.name).write_bytes(before[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("flowgrpo.saving.save_lora", half)
+    assert "cannot write" in (said := failure(make_recipe(train__iterations=2))) and "No space left" in said
+    assert adapter.read_bytes() == before
+    monkeypatch.undo()
+    Trainer(make_recipe(train__iterations=2)).run()
+    assert adapter.read_bytes() != before
