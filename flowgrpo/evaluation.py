@@ -13,7 +13,7 @@ from typing import Any
 from flowgrpo.media import Drawing, Medium, load_medium
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
-from flowgrpo.rewarding import load_scorers
+from flowgrpo.rewarding import load_patient_scorers
 from flowgrpo.runfolder import append_jsonl, read_jsonl
 from flowgrpo.seeding import prompt_key
 from reward_models import Scorer
@@ -202,5 +202,5 @@ def evaluate(
         seed=section.seed if seed is None else seed,
         weights=fingerprint(recipe.model.path, adapter),
     )
-    loaded = load_scorers(scorers, recipe.reward, device=str(medium.policy.device), media=medium.media)
+    loaded = load_patient_scorers(scorers, recipe.reward, device=str(medium.policy.device), media=medium.media)
     return evaluate_medium(medium, prompts, loaded, settings, out=out, progress=progress)

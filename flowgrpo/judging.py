@@ -12,7 +12,7 @@ from flowgrpo.media import Drawing, Medium
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, spread
 from flowgrpo.recipe import Recipe
-from flowgrpo.rewarding import load_scorers
+from flowgrpo.rewarding import load_patient_scorers
 from flowgrpo.runfolder import RunFolder, append_jsonl, read_jsonl
 from reward_models import Scorer
 
@@ -52,7 +52,7 @@ class Judge:
         section = recipe.eval
         sets = {name: load_prompts(path).prompts for name, path in section.prompts.items()}
         device = str(medium.policy.device)
-        scorers = load_scorers(section.scorers, recipe.reward, device=device, media=medium.media)
+        scorers = load_patient_scorers(section.scorers, recipe.reward, device=device, media=medium.media)
         pictured = spread(next(iter(sets.values()), train), recipe.run.images)
         used = average if section.use_ema else None
         return cls(recipe, medium, folder, progress, used, sets, tuple(pictured), scorers)

@@ -182,6 +182,7 @@ class Reward(Section):
     workers: Positive = 1
     """Threads that score while sampling goes on."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest wait for the scores of an iteration, and of one batch of an evaluation; then the run ends."""
 
     @model_validator(mode="before")
     @classmethod

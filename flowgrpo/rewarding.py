@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,6 +54,37 @@ class Rewards:
 def load_scorers(names: Iterable[str], section: Reward, *, device: str, media: str = "image") -> dict[str, Scorer]:
     """Scorers by name, with the options that the recipe gives them; `media` is what a user's own function is given."""
     return {name: load(name, device=device, media=media, **section.options.get(name, {})) for name in names}
+
+
+class Patient:
+    """A scorer whose caller waits for it, but no longer than `seconds` for a call."""
+
+    def __init__(self, scorer: Scorer, seconds: float) -> None:
+        self._scorer, self._seconds = scorer, seconds
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Scores:
+        """Raises: RunError: the scorer took too long."""
+        workers = DaemonPool(1, name="scorer")
+        try:
+            return workers.submit(lambda: self._scorer(*args, **kwargs)).result(self._seconds)
+        except FutureTimeout as error:
+            raise RunError(
+                f"the scorer {self._scorer.name!r} took longer than reward.timeout_s = {self._seconds:g} s for "
+                f"{len(args[0])} samples of an evaluation; what was scored before is kept"
+            ) from error
+        finally:
+            workers.stop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scorer, name)
+
+
+def load_patient_scorers(
+    names: Iterable[str], section: Reward, *, device: str, media: str = "image"
+) -> dict[str, Scorer]:
+    """As `load_scorers`; a call that takes longer than the recipe's `reward.timeout_s` ends the run."""
+    loaded = load_scorers(names, section, device=device, media=media)
+    return {name: cast(Scorer, Patient(scorer, section.timeout_s)) for name, scorer in loaded.items()}
 
 
 @dataclass(slots=True)

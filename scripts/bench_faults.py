@@ -5,7 +5,8 @@
 Every trial forks a run of a small random pipeline from this process, which has imported everything, lets one fault
 strike at a random moment, and resumes. The resumed run must equal one that was left alone, bit for bit: metrics,
 evaluations, pictures, checkpoint and trained weights. A fault that ends the run by itself must do so with one sentence.
-Counts go to the JSON file; the exit code is 1 if any trial lost something.
+Outcomes go to the JSON file as they come; several of these processes may fill one file, each with seeds of its own. The
+exit code is 1 if any trial lost something.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def trial(bench: Bench, name: str, seed: int) -> str | None:
 
 
 def trials(bench: Bench, seeds: Sequence[int], names: Sequence[str], out: Path | None) -> list[dict[str, Any]]:
-    """Outcomes of the trials of these seeds, each in `out` as soon as it is known; those that are there are not rerun."""
+    """Outcomes of the trials of these seeds, each in `out` once it is known; those that are there are not run again."""
     rows = []
     for seed in seeds:
         done = next((row for row in known(out) if row["seed"] == seed), None)

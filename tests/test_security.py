@@ -105,8 +105,8 @@ def test_the_pipelines_revision_reaches_every_request(monkeypatch: pytest.Monkey
         indexed.append(given.get("revision"))
         return load_config(source, **given)
 
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", config)
     policy = load_policy(model)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "load_config", config)
     whole = seen_by(monkeypatch, diffusers.StableDiffusion3Pipeline, "from_pretrained")
     part = seen_by(monkeypatch, diffusers.SD3Transformer2DModel, "from_pretrained")
     policy.drop_encoders()

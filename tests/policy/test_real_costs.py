@@ -1,4 +1,4 @@
-"""The table of real sizes against what is worked out by hand: adapted layers by name, FLOPs, bytes; units of recipes."""
+"""Real sizes against what is worked out by hand: adapted layers by name, FLOPs, bytes, units of recipes."""
 
 from __future__ import annotations
 
