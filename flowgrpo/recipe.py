@@ -327,6 +327,7 @@ class Run(Section):
     checkpoint_every: Positive = 10
     keep: Positive = 2
     resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the folder's newest good checkpoint. never: start anew; the run before leaves its log alone."""
     images: Annotated[int, Field(ge=0)] = 16
     """Prompts whose pictures are drawn before, during and after training; 0 draws none."""
     images_every: Annotated[int, Field(ge=0)] = 0

@@ -138,7 +138,7 @@ class Trainer:
         resumed = self._resume() if self.recipe.run.resume == "auto" else False
         if self.processes.first:
             self.folder.path.mkdir(parents=True, exist_ok=True)
-            if not resumed and (self.recipe.run.resume == "never" or self._is_another_runs()):
+            if not resumed and self._holds_another_run():
                 self.folder.clear()
             self.folder.rewind(self.iteration)
             drop_newer(self.folder.checkpoints, self.iteration)
@@ -305,13 +305,16 @@ class Trainer:
         self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")
         return True
 
-    def _is_another_runs(self) -> bool:
-        """Whether the folder, which has no checkpoint, holds what another recipe evaluated before it was ended."""
+    def _holds_another_run(self) -> bool:
+        """Whether there is a run in the folder that this one does not continue: a folder without a recipe is no run.
+
+        Without a checkpoint of this recipe, evaluations of it may be there that a kill interrupted.
+        """
         try:
-            held = json.loads(self.folder.recipe.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            held = json.loads(self.folder.recipe.read_text(encoding="utf-8"))["hash"]
+        except (OSError, ValueError, LookupError, TypeError):
             return False
-        return held.get("hash") != recipe_hash(self.recipe)
+        return self.recipe.run.resume == "never" or held != recipe_hash(self.recipe)
 
     def _say_if_never_clipped(self) -> None:
         rows = [row for row in read_jsonl(self.folder.metrics) if not row["on_policy"]]

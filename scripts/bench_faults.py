@@ -31,6 +31,7 @@ from safetensors import safe_open
 
 from flowgrpo.checkpoint import list_checkpoints
 from flowgrpo.errors import FlowgrpoError
+from flowgrpo.media import load_medium
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_loading import load_recipe
 from flowgrpo.runfolder import read_jsonl, write_atomically
@@ -81,7 +82,9 @@ def prepare(root: Path) -> Bench:
     tiny_sd3_pipeline(0, root / "model")
     (root / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
     (root / "rewards.py").write_text(REWARD, encoding="utf-8")
-    return Bench(root, {})
+    bench = Bench(root, {})
+    load_medium(bench.recipe(root / "unused")).policy.drop_encoders()  # imports what every fork would import by itself
+    return bench
 
 
 def run(bench: Bench, folder: Path, fault: Fault | None, seed: int, *, world: int = 1) -> tuple[list[int], str]:
