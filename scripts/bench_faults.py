@@ -5,8 +5,8 @@
 Every trial forks a run of a small random pipeline from this process, which has imported everything, lets one fault
 strike at a random moment, and resumes. The resumed run must equal one that was left alone, bit for bit: metrics,
 evaluations, pictures, checkpoint and trained weights. A fault that ends the run by itself must do so with one sentence.
-Outcomes go to the JSON file as they come; several of these processes may fill one file, each with seeds of its own. The
-exit code is 1 if any trial lost something.
+Outcomes go to the JSON file as they come, and trials that it holds are not run again. The exit code is 1 if any trial
+lost something.
 """
 
 from __future__ import annotations
@@ -180,21 +180,26 @@ def trial(bench: Bench, name: str, seed: int) -> str | None:
     return f"{', '.join(different)} differ" if different else None
 
 
-def trials(bench: Bench, seeds: Sequence[int], names: Sequence[str], out: Path | None) -> list[dict[str, Any]]:
-    """Outcomes of the trials of these seeds, each in `out` once it is known; those that are there are not run again."""
-    rows = []
+def trials(bench: Bench, seeds: Sequence[int], names: Sequence[str], out: Path) -> None:
+    """Run the trials of these seeds and enter each outcome in `out` once it is known."""
     for seed in seeds:
-        done = next((row for row in known(out) if row["seed"] == seed), None)
-        if done is None:
-            name = names[seed % len(names)]
-            start = time.process_time() + _children()
-            problem = trial(bench, name, seed)
-            cpu = round(time.process_time() + _children() - start, 1)
-            done = {"seed": seed, "fault": name, "problem": problem, "cpu_s": cpu}
-            enter(out, done)
-        rows.append(done)
-        print(f"seed {seed}, {done['fault']}: {done['problem'] or 'equal'}", flush=True)
-    return rows
+        name, start = names[seed % len(names)], _children()
+        problem = trial(bench, name, seed)
+        outcome = {"seed": seed, "fault": name, "problem": problem, "cpu_s": round(_children() - start, 1)}
+        enter(out, outcome)
+        print(f"seed {seed}, {name}: {problem or 'equal'}", flush=True)
+
+
+def at_once(jobs: int, bench: Bench, seeds: Sequence[int], names: Sequence[str], out: Path) -> None:
+    """The same by so many forks of this process, each with its share of the seeds."""
+    for world in {FAULTS[name].world for name in names}:
+        undisturbed(bench, world)
+    shares = [seeds[first::jobs] for first in range(jobs)]
+    workers = [FORK.Process(target=trials, args=(bench, share, names, out)) for share in shares]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 def _children() -> float:
@@ -202,15 +207,13 @@ def _children() -> float:
     return times.children_user + times.children_system
 
 
-def known(out: Path | None) -> list[dict[str, Any]]:
+def known(out: Path) -> list[dict[str, Any]]:
     """Outcomes that a file holds."""
-    return json.loads(out.read_text(encoding="utf-8"))["outcomes"] if out is not None and out.exists() else []
+    return json.loads(out.read_text(encoding="utf-8"))["outcomes"] if out.exists() else []
 
 
-def enter(out: Path | None, outcome: dict[str, Any]) -> None:
+def enter(out: Path, outcome: dict[str, Any]) -> None:
     """Add an outcome to a file; several processes may share one."""
-    if out is None:
-        return
     with open(out.with_name(f".{out.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         write_summary(out, [*known(out), outcome])
@@ -235,14 +238,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=110)
     parser.add_argument("--seed", type=int, default=0, help="of the first trial; the next ones follow")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at once")
     parser.add_argument("--out", type=Path, help="JSON file; trials that it holds are not run again")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as root:
-        seeds = range(options.seed, options.seed + options.trials)
-        rows = trials(prepare(Path(root)), seeds, options.faults, options.out)
+        out = options.out or Path(root) / "outcomes.json"
+        wanted = range(options.seed, options.seed + options.trials)
+        waiting = [seed for seed in wanted if seed not in {row["seed"] for row in known(out)}]
+        if waiting:
+            at_once(options.jobs, prepare(Path(root)), waiting, options.faults, out)
+        rows = [row for row in known(out) if row["seed"] in wanted]
     equal = sum(row["problem"] is None for row in rows)
-    print(f"{equal} of {len(rows)} resumed runs equal the one without faults")
-    return 0 if equal == len(rows) else 1
+    print(f"{equal} of {options.trials} resumed runs equal the one without faults")
+    return 0 if equal == options.trials else 1
 
 
 if __name__ == "__main__":
