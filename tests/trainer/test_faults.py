@@ -60,7 +60,7 @@ def test_a_reward_that_hangs_is_named(make_recipe: Make, files: Path) -> None:
 def test_a_scorer_that_hangs_in_an_evaluation_is_named(make_recipe: Make, files: Path) -> None:
     judged = {"eval__prompts": {"mine": str(files / "prompts.txt")}, "eval__scorers": [f"{files / 'rewards.py'}:slow"]}
     message = failure(make_recipe(reward__timeout_s=0.2, **judged))
-    assert "'slow' took longer than reward.timeout_s = 0.2 s for 4 samples of an evaluation" in message
+    assert "rewards.py:slow' took longer than reward.timeout_s = 0.2 s for 4 samples of an evaluation" in message
 
 
 def test_non_finite_weights_name_step_and_sample(make_recipe: Make) -> None:

@@ -22,7 +22,7 @@ FORK = multiprocessing.get_context("fork")
 NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 DISK_KIB = 4096
 NOT_PERMITTED = 77
-MOMENTS = 3
+MOMENTS = 2
 
 
 def mount_small_disk(folder: Path) -> None:
