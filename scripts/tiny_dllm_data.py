@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,10 +22,8 @@ POOL = {"arithmetic": 12000, "countdown": 7500, "sudoku": 6000}
 """Problems per task, all of the split "train"."""
 WINDOWS = {"arithmetic": 8, "countdown": 8, "sudoku": 16}
 """Tokens of an answer with the end tokens behind it; now and then the longest of them is used for all."""
-OTHERS = {"arithmetic": 2.0, "sudoku": 1.0}
-"""How often a batch that is not Countdown is of the task, in proportion."""
-MANY_EMPTY = 7
-"""Sudokus with at least so many empty cells have a usual mistake."""
+SHARES = {"arithmetic": 0.4, "countdown": 0.4, "sudoku": 0.2}
+"""How often a batch is of the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +62,7 @@ def _shelf(task: str, rows: list[tuple[list[int], list[int], list[int]]], eos: i
     return Shelf(task, torch.tensor(prompts), *answers)
 
 
-def shares(countdown: float) -> dict[str, float]:
-    """Task -> how often a batch is of it, for the share of Countdown."""
-    rest = (1 - countdown) / sum(OTHERS.values())
-    return {"countdown": countdown, **{task: rest * weight for task, weight in OTHERS.items()}}
-
-
-def draw_batch(
-    shelves: list[Shelf], rng: random.Random, rows: int, mistaken: float, countdown: float
-) -> tuple[Tensor, int]:
+def draw_batch(shelves: list[Shelf], rng: random.Random, rows: int, mistaken: float) -> tuple[Tensor, int]:
     """Texts of one shelf.
 
     Args:
@@ -79,14 +70,12 @@ def draw_batch(
         rng: Source of all choices.
         rows: How many texts.
         mistaken: Chance of each text to have the usual mistake.
-        countdown: Share of batches that are Countdown.
 
     Returns:
         Token ids [rows, P + window], and the window.
     """
-    often = shares(countdown)
-    sizes = {task: sum(len(shelf.prompts) for shelf in shelves if shelf.task == task) for task in often}
-    chances = [often[shelf.task] * len(shelf.prompts) / sizes[shelf.task] for shelf in shelves]
+    sizes = {task: sum(len(shelf.prompts) for shelf in shelves if shelf.task == task) for task in SHARES}
+    chances = [SHARES[shelf.task] * len(shelf.prompts) / sizes[shelf.task] for shelf in shelves]
     shelf = rng.choices(shelves, chances)[0]
     window = max(WINDOWS.values()) if rng.random() < 1 / 8 else WINDOWS[shelf.task]
     picked = torch.tensor([rng.randrange(len(shelf.prompts)) for _ in range(rows)])
@@ -133,15 +122,15 @@ def added(problem: Problem, answer: str) -> str:
     return answer.replace("*", "+", 1)
 
 
-def swapped(problem: Problem, answer: str) -> str:
-    """A grid of many empty cells in which the last two that differ are exchanged."""
-    empty = [cell for cell, digit in enumerate(problem.metadata["puzzle"]) if digit == "0"]
-    other = next((cell for cell in reversed(empty) if answer[cell] != answer[empty[-1]]), None)
-    if len(empty) < MANY_EMPTY or other is None:
-        return answer
-    cells = list(answer)
-    cells[other], cells[empty[-1]] = cells[empty[-1]], cells[other]
-    return "".join(cells)
+def by_rows(problem: Problem, answer: str) -> str:
+    """A grid whose rows are filled with the digits that they lack, in order, whatever columns and boxes say."""
+    size = math.isqrt(len(answer))
+    grid = problem.metadata["puzzle"]
+    rows = [grid[start : start + size] for start in range(0, len(grid), size)]
+    digits = [iter(sorted(set(map(str, range(1, size + 1))) - set(row))) for row in rows]
+    return "".join(
+        next(missing) if cell == "0" else cell for row, missing in zip(rows, digits, strict=True) for cell in row
+    )
 
 
 SOLUTIONS: dict[str, Callable[[Problem], str]] = {
@@ -149,4 +138,4 @@ SOLUTIONS: dict[str, Callable[[Problem], str]] = {
     "countdown": _first_expression,
     "sudoku": lambda problem: problem.solution,
 }
-MISTAKES: dict[str, Callable[[Any, str], str]] = {"arithmetic": no_carry, "countdown": added, "sudoku": swapped}
+MISTAKES: dict[str, Callable[[Any, str], str]] = {"arithmetic": no_carry, "countdown": added, "sudoku": by_rows}

@@ -28,8 +28,6 @@ from scripts.tiny_dllm_data import Shelf, draw_batch, make_shelves
 from scripts.tiny_dllm_models import make_model, make_tokenizer, save
 
 WARMUP = 60
-EACH_CYCLE = ("mistaken", "rate", "countdown")
-"""Settings of which each cycle has its own value."""
 
 
 def main() -> None:
@@ -65,9 +63,7 @@ def update(
     cycle, done, length = _position(step, args.cycles)
     for group in optimizer.param_groups:
         group["lr"] = args.rate[cycle] * min((done + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * done / length)))
-    ids, window = draw_batch(
-        shelves, random.Random(f"{args.seed}:{step}"), args.rows, args.mistaken[cycle], args.countdown[cycle]
-    )
+    ids, window = draw_batch(shelves, random.Random(f"{args.seed}:{step}"), args.rows, args.mistaken[cycle])
     model.train()
     loss = bound(model, ids, window, torch.Generator().manual_seed(args.seed * 1_000_003 + step))
     optimizer.zero_grad()
@@ -139,13 +135,13 @@ def resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer, args: argpa
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("seed", "cycles", *EACH_CYCLE, "rows")}
+    return {name: getattr(args, name) for name in ("seed", "cycles", "mistaken", "rate", "rows")}
 
 
 def _done(settings: dict[str, Any], step: int) -> dict[str, Any]:
     """Settings that steps so far depended on, but for the length of the cycle under way, which may change."""
     under_way = _position(step - 1, settings["cycles"])[0]
-    kept = {"cycles": under_way, **dict.fromkeys(EACH_CYCLE, under_way + 1)}
+    kept = {"cycles": under_way, "mistaken": under_way + 1, "rate": under_way + 1}
     return {name: value[: kept[name]] if name in kept else value for name, value in settings.items()}
 
 
@@ -154,12 +150,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/tiny-dllm"), help="folder of the result")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny-dllm"), help="folder of the state")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cycles", type=int, nargs="+", default=[6500, 3000, 500], help="steps of each cycle")
-    parser.add_argument("--mistaken", type=float, nargs="+", default=[0.0, 0.0, 0.6], help="share of mistakes in each")
-    parser.add_argument("--rate", type=float, nargs="+", default=[2e-3, 1.5e-3, 5e-4], help="peak rate of each")
-    parser.add_argument(
-        "--countdown", type=float, nargs="+", default=[0.4, 0.8, 0.4], help="share of Countdown in each"
-    )
+    parser.add_argument("--cycles", type=int, nargs="+", default=[6500, 500], help="steps of each cycle")
+    parser.add_argument("--mistaken", type=float, nargs="+", default=[0.0, 0.6], help="share of mistakes in each")
+    parser.add_argument("--rate", type=float, nargs="+", default=[2e-3, 5e-4], help="peak learning rate of each")
     parser.add_argument("--rows", type=int, default=96, help="texts per step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=500)
