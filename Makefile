@@ -1,5 +1,5 @@
 # make demo   train the embedded default and print where the report is
-# make demo-dllm   the same for the embedded language model: it learns a counting game
+# make demo-dllm   the same for the embedded language model: it learns to look at more than the rows of a Sudoku
 # make test   run the tests
 # All make .venv from requirements.lock first; that is done again only when the lock or pyproject.toml changes.
 
