@@ -53,6 +53,12 @@ CALLED = {"flow": "flow models", "masked_lm": "masked language models"}
 TREE_SELECTIONS = ("parent_top1", "extreme", "depth_window")
 
 
+def foreign_keys(kind: str) -> frozenset[str]:
+    """`section.key` of everything that means nothing to a kind of model."""
+    others = (sections for other, sections in OWN_KEYS.items() if other != kind)
+    return frozenset(f"{section}.{key}" for sections in others for section, keys in sections.items() for key in keys)
+
+
 def wrong_kind(recipe: Recipe) -> Iterator[Finding]:
     """Keys that somebody set and that belong to another kind of model."""
     kind = recipe.model.kind

@@ -58,7 +58,8 @@ class Gaussian:
         for what, name, known in (("reduction", reduction, REDUCTIONS), ("density", density, DENSITIES)):
             if name not in known:
                 raise ValueError(unknown_name(what, name, known))
-        per_element = DENSITIES[density](x_next.to(self.mean.dtype) - self.mean, self.std)
+        std = torch.as_tensor(self.std, dtype=self.mean.dtype, device=self.mean.device)  # a kernel may give a number
+        per_element = DENSITIES[density](x_next.to(self.mean.dtype) - self.mean, std)
         return REDUCTIONS[reduction](per_element.flatten(1), 1)
 
 

@@ -15,6 +15,7 @@ from flowgrpo.masked_geometry import answer_geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.preflight import Preflight, preflight
 from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_kinds import foreign_keys
 from flowgrpo.recipe_loading import DEFAULT, LoadedRecipe, load_recipe, recipe_hash, recipe_values
 
 HELP = "look at a recipe without running it"
@@ -58,12 +59,14 @@ def page(loaded: LoadedRecipe, found: Preflight) -> Iterator[str]:
 
 
 def _values(loaded: LoadedRecipe) -> list[tuple[str, str, str]]:
-    """Every key with its value and origin, what somebody set first."""
-    rows = []
+    """Every key with its value and origin, what somebody set first; without the defaults of another kind of model."""
+    rows, foreign = [], foreign_keys(loaded.recipe.model.kind)
     for section, held in recipe_values(loaded.recipe).items():
         keys = held.items() if isinstance(held, dict) else ()
         rows += [(f"{section}.{key}", display.value(given), loaded.origins[f"{section}.{key}"]) for key, given in keys]
-    return sorted(rows, key=lambda row: row[2] == DEFAULT)
+    return sorted(
+        (row for row in rows if row[2] != DEFAULT or row[0] not in foreign), key=lambda row: row[2] == DEFAULT
+    )
 
 
 def _geometry(recipe: Recipe, found: Preflight) -> Geometry:
