@@ -344,7 +344,8 @@ def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, 
     """
     with tempfile.TemporaryDirectory() as folder:
         run = recipe.run.model_copy(update={"dir": folder})
-        trainer = Trainer(unjudged(recipe.model_copy(update={"run": run})), progress=progress)
+        train = recipe.train.model_copy(update={"iterations": 1})
+        trainer = Trainer(unjudged(recipe.model_copy(update={"run": run, "train": train})), progress=progress)
         try:
             row = trainer.iterate(1, check_parity=True)
         finally:

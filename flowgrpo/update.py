@@ -99,7 +99,7 @@ class Learner:
         bad = (~torch.isfinite(found["loss"])).to(units.device) & (unit_weight.flatten()[units] > 0)
         if bool(bad.any()):
             place = work.place(int(units[bad][0]))
-            raise RunError(f"the loss is not finite at {place}; no weight was changed")
+            raise RunError(f"the loss is not finite at {place}; update {self.updates + 1} was not made")
         parts.update(found)
         return loss
 

@@ -214,7 +214,9 @@ def _require_noise(run: _Run, drawn_from: Gaussian, step: int) -> None:
 
 def _edge_noise(run: _Run, nodes: _Nodes, family: _Children, drawn: Tensor, step: int) -> Tensor:
     """Noise [d, ...] of the drawn children, each keyed by (root key, path, step)."""
-    strength = run.plan.steps[step].split_noise
+    kind = run.plan.steps[step]
+    # An only child has no sibling to correlate with; its path is its parent's, and so would be both its noises.
+    strength = kind.split_noise if kind.children > 1 else None
     shape = nodes.x.shape[1:]
 
     def keyed(row: int, path: Path) -> Tensor:

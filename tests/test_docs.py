@@ -305,7 +305,6 @@ def _stand_ins() -> dict[str, Any]:
         "images": torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
         "prompts": ["a red circle"] * 4,
         "metadata": [{}] * 4,
-        "velocity": lambda x, sigma, rows: -x,
     }
 
 

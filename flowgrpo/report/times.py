@@ -29,19 +29,13 @@ WORK = (
 
 
 def time_section(run: RunData) -> Html:
-    """Stacked stages per iteration, throughput, the share inside modules, and counts of work."""
+    """Stacked stages per iteration, throughput, and counts of work."""
     stages = stage_names(run.timing)
     if not stages:
         return join([note("No iteration was timed yet."), _work_table(run)])
     iterations = [int(row["iteration"]) for row in run.timing]
     parts = {_title(name): [usable(row.get(f"time/{name}")) for row in run.timing] for name in stages[:MOST_STAGES]}
-    inside = [None if (v := usable(row.get("module_share"))) is None else 100 * v for row in run.timing]
-    modules = Series("share", inside)
-    charts = [
-        bar_chart("Time per stage", iterations, parts, "s"),
-        _throughput(run),
-        line_chart(LineChart("Inside network, VAE and scorers", iterations, [modules], "% of time", True)),
-    ]
+    charts = [bar_chart("Time per stage", iterations, parts, "s"), _throughput(run)]
     return join(
         [
             tag("div", *(chart for chart in charts if chart is not None), class_="charts"),

@@ -85,7 +85,7 @@ def timing_row(iteration: int, rng: random.Random) -> dict[str, Any]:
         "other": 0.1,
     }
     times = {f"time/{name}": seconds * rng.uniform(0.9, 1.1) for name, seconds in stages.items()}
-    return {"iteration": iteration, "seconds": 9.8 * iteration, **times, "module_share": 0.93}
+    return {"iteration": iteration, "seconds": 9.8 * iteration, **times}
 
 
 def evaluation_row(label: str, iteration: int, prompts: str, scorer: str, mean: float) -> dict[str, Any]:

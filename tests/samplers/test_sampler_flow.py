@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from sampler_toys import GRID, PLANS, latents, root_keys, smooth
 from torch import Tensor
 
-from samplers import FlowRollout, Gaussian, Plan, Step, cost, keyed_noise, merge, sample_flow, transition
+from samplers import (
+    FlowRollout,
+    Gaussian,
+    Plan,
+    Step,
+    cost,
+    keyed_noise,
+    merge,
+    resolve_kernel,
+    sample_flow,
+    transition,
+)
 from samplers.plans import all_steps, branch, single_branch, window
 
 KERNELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8}
@@ -156,7 +167,8 @@ def test_order_of_roots_does_not_matter() -> None:
 
 def test_tree_with_one_child_equals_the_chain() -> None:
     chain = rollout_of(all_steps(GRID))
-    assert_same(rollout_of(branch(GRID, [0, 2], 1, split_noise=None)), chain)
+    for split_noise in (None, 1.0, 4.0):
+        assert_same(rollout_of(branch(GRID, [0, 2], 1, split_noise=split_noise)), chain)
     shared = rollout_of(all_steps(GRID, children=1))
     assert_same(shared, chain)
 
@@ -196,20 +208,31 @@ def test_single_branch_leaves_are_ordered_by_root_step_and_exploration() -> None
     assert rollout.sample_path[:4] == ((0,), (1,), (2,), (3, 0))
 
 
-def test_siblings_share_one_forward_with_the_gradient_of_separate_ones() -> None:
-    rollout = rollout_of(branch(GRID, [0], 4), 1)
-    v = rollout.velocities[:1].clone().requires_grad_()
-    together = transition(rollout, v, torch.tensor([0]))
-    assert together.rows.tolist() == [0] * 4
-    together.gaussian.log_prob(together.x_next).sum().backward()
-    separate = torch.zeros_like(v)
-    for edge in together.edges.tolist():
-        w = rollout.velocities[:1].clone().requires_grad_()
-        alone = transition(rollout, w, torch.tensor([0]))
-        keep = (alone.edges == edge).double()
-        (alone.gaussian.log_prob(alone.x_next) * keep).sum().backward()
-        separate += w.grad
-    torch.testing.assert_close(v.grad, separate)
+@pytest.mark.parametrize("plan", [branch(GRID, [0, 2], 3), single_branch(GRID, 4)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_siblings_share_one_forward_with_the_gradient_of_separate_ones(plan: Plan, kernel: str) -> None:
+    """One forward per edge and the kernel itself, against one forward per input and `transition`, in float32."""
+    net = torch.nn.Linear(3, 3)
+    sigmas, eta = torch.tensor(GRID), KERNELS[kernel]
+
+    def velocity(x: Tensor, sigma: float | Tensor, rows: Tensor) -> Tensor:
+        return torch.tanh(net(x) + sigma)
+
+    rollout = sample_flow(velocity, latents(2), plan, kernel=kernel, eta=eta, keys=root_keys(2))
+    weight = torch.randn(len(rollout.edge_step), generator=torch.Generator().manual_seed(3))
+    everything = torch.arange(len(rollout.inputs))
+    level = sigmas[rollout.input_step].reshape(-1, 1, 1)
+    together = transition(rollout, velocity(rollout.inputs, level, rollout.input_root), everything)
+    assert len(rollout.inputs) < len(together.edges) == len(weight)
+    (together.gaussian.log_prob(together.x_next) * weight).sum().backward()
+    shared = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    x, steps = rollout.inputs[rollout.edge_input], rollout.edge_step
+    v = velocity(x, sigmas[steps].reshape(-1, 1, 1), rollout.input_root[rollout.edge_input])
+    separate = resolve_kernel(kernel)(x, v, sigmas[steps], sigmas[steps + 1], eta=eta, sigma_max=GRID[1])
+    (separate.log_prob(rollout.next) * weight).sum().backward()
+    for ours, alone in zip(shared, net.parameters(), strict=True):
+        torch.testing.assert_close(ours, alone.grad, rtol=1e-4, atol=1e-4 * alone.grad.abs().max().item())
 
 
 def test_split_noise_correlates_siblings_and_keeps_their_scale() -> None:

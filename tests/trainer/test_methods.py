@@ -37,7 +37,11 @@ PLANS: dict[str, dict[str, Any]] = {
         "sampler__children": 2,
     },
 }
-RATIOS = ("plain", "guard")
+RATIOS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "guard": {},
+    "unscaled": {"sampler__kernel": "cps", "sampler__density": "unscaled"},
+}
 WEIGHTS = ("uniform", "inverse_dt", "noise_level")
 CREDITS: dict[str, dict[str, Any]] = {
     "sample": {},
@@ -87,6 +91,7 @@ def test_every_pair_of_choices_trains(
     recipe = make_recipe(
         **PLANS[plan],
         **CREDITS[credit],
+        **RATIOS[ratio],
         objective__ratio=ratio,
         objective__weight=weight,
         reward__names=names,
