@@ -12,6 +12,8 @@ RECIPES = HERE / "recipes"
 CANDIDATES = (HERE.parent / "assets", HERE / "embedded")
 """A checkout has the assets beside the packages; a wheel carries them inside this one."""
 
+EMBEDDED_MODELS = ("tiny-sd3", "tiny-dllm")
+
 
 @cache
 def assets_folder() -> Path:

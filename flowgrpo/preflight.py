@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowgrpo.assets import EMBEDDED_MODELS
 from flowgrpo.errors import AssetError, PromptError, RecipeError
 from flowgrpo.likelihoods import likelihood_of
 from flowgrpo.model_facts import ModelFacts, find_model, is_hub_name, read_config, read_model
@@ -17,6 +18,7 @@ from flowgrpo.policies.masked_families import contradictions
 from flowgrpo.prompts import PromptSet, load_prompts
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
+from flowgrpo.recipe_loading import DEFAULT
 from reward_models import check_name
 
 OWN_FUNCTIONS = (
@@ -111,6 +113,9 @@ def _look_at_prompts(found: Preflight, recipe: Recipe, origins: Mapping[str, str
             found.problems.append(_placed(origins, key, str(error)))
         else:
             found.warnings += found.prompts[use].warnings
+    if origins.get("data.prompts") == DEFAULT and recipe.model.path not in EMBEDDED_MODELS:
+        text = f"{recipe.data.prompts} belongs to the embedded model; what is yours to be trained on?"
+        found.warnings.append(_placed(origins, "data.prompts", text))
     trained = found.prompts.get("train")
     wanted = recipe.train.prompts_per_iteration
     if trained is not None and len(trained.prompts) < wanted:
@@ -125,7 +130,7 @@ def _look_at_model(found: Preflight, recipe: Recipe, origins: Mapping[str, str])
             text = f"{recipe.model.path!r} is not on this disk; it will be fetched by its hub name"
             found.warnings.append(_placed(origins, "model.path", text))
         else:
-            embedded = "no embedded model (tiny-sd3, tiny-dllm)"
+            embedded = f"no embedded model ({', '.join(EMBEDDED_MODELS)})"
             text = f"{recipe.model.path!r} is no folder, no hub name (owner/name) and {embedded}"
             found.problems.append(_placed(origins, "model.path", text))
         return

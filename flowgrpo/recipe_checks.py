@@ -202,6 +202,9 @@ def _idle_keys(recipe: Recipe) -> Iterator[Finding]:
     if (sampler.density == "unscaled") != (objective.ratio == "unscaled"):
         keys = ("objective.ratio", "sampler.density")
         yield keys, f"{objective.ratio} does not belong to density {sampler.density}; published recipes pair the two"
+    if objective.weight == "noise_level" and sampler.kernel == "dance_sde":
+        why = "weighs steps by their noise, and that of dance_sde only follows their length, not the level"
+        yield ("objective.weight", "sampler.kernel"), f"noise_level {why}"
     if recipe.train.shuffle_rewards:
         yield ("train.shuffle_rewards",), "true: a control experiment, nothing is to be learned"
 

@@ -1,10 +1,11 @@
-"""Print how to cite a recipe: BibTeX of its papers and of flowgrpo itself."""
+"""Print how to cite a recipe: BibTeX of the papers that it and its parts follow, and of flowgrpo itself."""
 
 from __future__ import annotations
 
 import argparse
 
 from flowgrpo import __version__
+from flowgrpo.paper_parts import parts_in_use
 from flowgrpo.papers import PAPERS, bibtex, entry, papers_of
 from flowgrpo.recipe_loading import load_recipe
 
@@ -26,7 +27,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     keys = papers_of(recipe.paper)
     if not keys:
         print(f"% The recipe {recipe.name} names no paper.\n")
-    for key in keys:
-        print(f"% {PAPERS[key].note}\n{bibtex(key)}\n")
+    used = parts_in_use(recipe)
+    for key in dict.fromkeys((*keys, *used)):
+        parts = f" ({used[key]})" if key in used else ""
+        print(f"% {PAPERS[key].note}{parts}\n{bibtex(key)}\n")
     print(f"% the implementation\n{entry('misc', 'flowgrpo', OWN)}")
     return 0

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     loaded = load_recipe(options.recipe, with_scorers(overrides, options.scorer) if options.scorer else overrides)
     recipe = _narrowed(loaded.recipe, options)
-    require_ready(recipe, loaded.origins)
+    require_ready(recipe, {**loaded.origins, **({"eval.prompts": "--prompts"} if options.prompts else {})})
     sets = {name: load_prompts(path) for name, path in recipe.eval.prompts.items()}
     if options.out and len(sets) > 1:
         raise UsageError(f"--out holds one prompt set, but {len(sets)} are evaluated; choose one with --prompts")

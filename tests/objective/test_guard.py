@@ -12,7 +12,7 @@ from samplers import Gaussian
 from samplers.kernels import KERNELS
 from samplers.sigmas import dance_sigmas
 
-ETA = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8}
+ETA = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8, "wan_sde": 1.0}
 SIGMAS = dance_sigmas(10, shift=3.0)
 KERNEL_NAMES = pytest.mark.parametrize("name", ETA)
 

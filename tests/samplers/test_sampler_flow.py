@@ -25,7 +25,7 @@ from samplers import (
 )
 from samplers.plans import all_steps, branch, single_branch, window
 
-KERNELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8}
+KERNELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8, "wan_sde": 1.0}
 TENSORS = ("samples", "inputs", "velocities", "next")
 INDICES = ("sample_root", "input_root", "input_step", "edge_input", "edge_step", "edge_leaves", "edge_parent")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plan_table import PLANS
 
 from flowgrpo.errors import RecipeError
 from flowgrpo.geometry import geometry
@@ -18,25 +19,6 @@ from flowgrpo.trainer import Trainer
 
 Make = Callable[..., Recipe]
 
-PLANS: dict[str, dict[str, Any]] = {
-    "chain": {},
-    "shared chain": {"sampler__initial_noise": "shared"},
-    "window": {"sampler__window": "progressive", "sampler__window_width": 2, "sampler__initial_noise": "shared"},
-    "flash": {"sampler__window": "random", "sampler__window_width": 1, "sampler__tail_ratio": 0.5},
-    "branch": {"sampler__plan": "branch", "sampler__split_steps": [0, 2]},
-    "branch-mix": {
-        "sampler__plan": "branch",
-        "sampler__split_steps": [0, 2],
-        "sampler__window": "frozen",
-        "sampler__window_width": 1,
-    },
-    "single branch": {
-        "sampler__plan": "single_branch",
-        "sampler__window": "frozen",
-        "sampler__window_width": 2,
-        "sampler__children": 2,
-    },
-}
 RATIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "guard": {},

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from plan_table import PLANS
 
 from flowgrpo.planning import plan_for, roots_per_group
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer, check_run
+from samplers import KERNELS
 from samplers.plans import cost
 
 Make = Callable[..., Recipe]
@@ -30,7 +32,6 @@ def trained(recipe: Recipe, iterations: int = 1) -> tuple[dict[str, torch.Tensor
 def gradients(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Gradient of the first update, before the optimizer moves."""
     trainer = Trainer(recipe)
-    trainer.optimizer_step = trainer.learner.optimizer.step  # type: ignore[attr-defined]
     trainer.learner.optimizer.step = lambda *a, **k: None  # type: ignore[method-assign]
     trainer.iterate(1)
     trainer.pool.abandon()
@@ -60,10 +61,16 @@ def test_first_update_is_on_policy_and_the_second_is_not(make_recipe: Make) -> N
     assert rows[0]["forwards/old"] == rows[0]["forwards/trained"] // 2
 
 
-@pytest.mark.parametrize("kernel", ["flow_sde", "dance_sde", "cps"])
-@pytest.mark.parametrize("window", ["none", "random"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_start_up_checks_hold(make_recipe: Make, kernel: str, window: str, dtype: str) -> None:
+START_UPS = [
+    (plan, kernel, ("float32", "bfloat16")[(i + j) % 2])
+    for i, plan in enumerate(PLANS)
+    for j, kernel in enumerate(name for name in KERNELS if name != "euler")
+]
+"""Every plan with every kernel, and both with either dtype."""
+
+
+@pytest.mark.parametrize(("plan", "kernel", "dtype"), START_UPS)
+def test_start_up_checks_hold(make_recipe: Make, plan: str, kernel: str, dtype: str) -> None:
     """First ratio 1 to the bit and the gap to the rollout below a tenth of the clip range, or `check_run` raises.
 
     In bfloat16 micro-batches of 3 round otherwise than rollout batches of 8: the range is ten times wider there.
@@ -71,10 +78,8 @@ def test_start_up_checks_hold(make_recipe: Make, kernel: str, window: str, dtype
     clip = 1e-3 if dtype == "float32" else 1e-2
     row = check_run(
         make_recipe(
+            **PLANS[plan],
             sampler__kernel=kernel,
-            sampler__window=window,
-            sampler__window_width=2,
-            sampler__window_high=3,
             model__dtype=dtype,
             train__micro_batch_size=3,
             objective__clip_low=clip,
