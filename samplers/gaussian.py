@@ -53,14 +53,16 @@ class Gaussian:
             Tensor: [B].
 
         Raises:
-            ValueError: unknown reduction or density.
+            ValueError: unknown reduction or density, or ``x_next`` of another shape than the mean.
         """
+        if x_next.shape != self.mean.shape:
+            raise ValueError(f"x_next must have the mean's shape {tuple(self.mean.shape)}, got {tuple(x_next.shape)}")
         for what, name, known in (("reduction", reduction, REDUCTIONS), ("density", density, DENSITIES)):
             if name not in known:
                 raise ValueError(unknown_name(what, name, known))
         std = torch.as_tensor(self.std, dtype=self.mean.dtype, device=self.mean.device)  # a kernel may give a number
         per_element = DENSITIES[density](x_next.to(self.mean.dtype) - self.mean, std)
-        return REDUCTIONS[reduction](per_element.flatten(1), 1)
+        return REDUCTIONS[reduction](per_element.reshape(len(per_element), -1), 1)
 
 
 def _gaussian(gap: Tensor, std: Tensor) -> Tensor:

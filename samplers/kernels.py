@@ -236,8 +236,8 @@ def prepare(x: Tensor, v: Tensor, sigma: Level, sigma_next: Level, *levels: Leve
         tuple: x and v in at least float32; the levels in float64, broadcastable to x.
 
     Raises:
-        ValueError: shapes of x and v differ, or sigma_next >= sigma (checked for floats: a tensor on an accelerator
-            would have to be waited for).
+        ValueError: shapes of x and v differ, levels [n] are not one per row, or sigma_next >= sigma (checked for
+            floats: a tensor on an accelerator would have to be waited for).
     """
     if x.shape != v.shape:
         raise ValueError(f"x and v must have one shape, got {tuple(x.shape)} and {tuple(v.shape)}")
@@ -258,4 +258,8 @@ def working_dtype(*dtypes: torch.dtype) -> torch.dtype:
 def _level(level: Level, x: Tensor) -> Tensor:
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # that backend has no float64
     level = torch.as_tensor(level, dtype=wide, device=x.device)
-    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim == 1 else level
+    if level.ndim != 1:
+        return level
+    if len(level) not in (1, len(x)):
+        raise ValueError(f"noise levels are a number or one per row: got {len(level)} for x of shape {tuple(x.shape)}")
+    return level.reshape(-1, *[1] * (x.ndim - 1))

@@ -10,7 +10,7 @@ from flowgrpo.papers import PAPERS, bibtex, entry, papers_of
 from flowgrpo.recipe_loading import load_recipe
 
 HELP = "print how to cite a recipe"
-TAKES_OVERRIDES = False
+TAKES_OVERRIDES = True
 OWN = {
     "title": "{flowgrpo: group-relative policy optimisation of diffusion and flow models}",
     "author": "{The flowgrpo authors}",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    recipe = load_recipe(options.recipe).recipe
+    recipe = load_recipe(options.recipe, overrides).recipe
     keys = papers_of(recipe.paper)
     if not keys:
         print(f"% The recipe {recipe.name} names no paper.\n")

@@ -144,7 +144,12 @@ def test_own_recipe_files_are_cited_too(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "mine.yaml").write_text("paper: branchgrpo\n")
     assert main(["cite", str(tmp_path / "mine.yaml")]) == 2
     assert "did you mean 'branch_grpo'" in capsys.readouterr().err
-    assert main(["cite", "demo", "--train.lr", "1"]) == 2
+
+
+def test_a_mixture_on_the_command_line_is_cited(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cite", "demo", "--objective.ratio", "guard", "--objective.weight", "inverse_dt"]) == 0
+    said = capsys.readouterr().out
+    assert "2510.22319" in said and "(objective.ratio guard, objective.weight inverse_dt)" in said
 
 
 def test_cite_needs_no_torch() -> None:

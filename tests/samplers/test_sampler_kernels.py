@@ -8,8 +8,9 @@ import pytest
 import torch
 from sampler_toys import latents
 
-from samplers import KERNELS, Gaussian, resolve_kernel
+from samplers import KERNELS, Gaussian, resolve_kernel, sample_flow
 from samplers.kernels import cps, dance_sde, euler, flow_sde, wan_sde
+from samplers.plans import all_steps
 
 STOCHASTIC = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8, "wan_sde": 1.0}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -148,6 +149,8 @@ def test_a_kernel_by_name_by_path_or_itself() -> None:
         (lambda: cps(one(1), one(1), 0.5, 0.4, 1.1), r"eta in \[0, 1\]"),
         (lambda: euler(one(1), one(1), 0.4, 0.5), "below sigma, got sigma=0.4 and sigma_next=0.5"),
         (lambda: euler(latents(2), latents(3), 0.5, 0.4), "one shape"),
+        (lambda: euler(latents(2), latents(2), torch.ones(3), 0.4), "one per row: got 3 for x of shape"),
+        (lambda: Gaussian(latents(2), one(1)).log_prob(latents(1)), "x_next must have the mean's shape"),
         (lambda: Gaussian(one(1), one(1)).log_prob(one(1), "men"), "did you mean 'mean'"),  # type: ignore[arg-type]
         (lambda: Gaussian(one(1), one(1)).log_prob(one(1), density="cps"), "unknown density"),  # type: ignore[arg-type]
     ],
@@ -155,3 +158,12 @@ def test_a_kernel_by_name_by_path_or_itself() -> None:
 def test_errors_say_what_would_be_right(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_latents_of_one_number_each() -> None:
+    """x [B]: kernels, densities and the engine work on scalars too, as toy problems want."""
+    x = torch.tensor([0.5, -1.0])
+    gaussian = flow_sde(x, -x, torch.tensor([0.8, 0.6]), torch.tensor([0.6, 0.3]), 0.7, 0.9)
+    assert gaussian.log_prob(gaussian.mean).shape == gaussian.std.shape == (2,)
+    rollout = sample_flow(lambda x, sigma, rows: -x, x, all_steps((1.0, 0.6, 0.3, 0.0)), keys=[(0,), (1,)])
+    assert rollout.samples.shape == (2,) and rollout.samples.isfinite().all()
