@@ -51,9 +51,11 @@ class FlowMedium:
         sampler = recipe.sampler
         return cls(recipe, policy, policy.sigmas(sampler.steps, grid=sampler.grid, shift=sampler.shift))
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Encode the prompts and free the text encoders."""
-        self.policy.encode(texts)
+    def prepare(self, texts: Sequence[str], *, progress: Between) -> None:
+        """Encode the prompts, one by one into the policy's cache, and free the text encoders."""
+        for done, text in enumerate(texts, 1):
+            self.policy.encode([text])
+            progress(done, len(texts))
         self.policy.drop_encoders()
 
     def collect(

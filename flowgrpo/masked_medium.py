@@ -41,7 +41,7 @@ class MaskedMedium:
         device = resolve_device(recipe.run.device)
         return cls(recipe, load_masked_policy(recipe.model, device=device, seed=recipe.train.seed))
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def prepare(self, texts: Sequence[str], *, progress: Between) -> None:
         """See that every prompt fits, before anything is trained."""
         for text in texts:
             self.policy.tokens(text)

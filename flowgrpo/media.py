@@ -159,8 +159,8 @@ class Medium(Protocol):
     policy: Trainable
     media: str
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        """Encode every prompt that a run will need, and free what did it."""
+    def prepare(self, texts: Sequence[str], *, progress: Between) -> None:
+        """Encode every prompt that a run will need, and free what did it; `progress` is told (done, all)."""
         ...
 
     def collect(

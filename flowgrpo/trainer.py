@@ -148,8 +148,7 @@ class Trainer:
             self.folder.event("warning", f"{', '.join(keys)}: {caution}")
         texts = [prompt.text for prompt in (*self.prompts, *self.judge.all_prompts())]
         self.processes.refuse_unequal(list(self.policy.trainable().values()))
-        self.progress.say(f"encoding {len(set(texts))} prompts")
-        self.medium.prepare(list(dict.fromkeys(texts)))
+        self.medium.prepare(list(dict.fromkeys(texts)), progress=self.progress.counter("encoding prompts"))
         if not resumed:
             self.judge.before()
 
