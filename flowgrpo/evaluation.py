@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowgrpo.errors import UsageError
 from flowgrpo.media import Drawing, Medium, load_medium
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
@@ -49,6 +50,7 @@ def evaluate_medium(
     settings: Settings,
     *,
     out: Path | None = None,
+    renew: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Draw and score every prompt, and sum up.
@@ -59,13 +61,18 @@ def evaluate_medium(
         scorers: name -> scorer.
         settings: how samples are drawn, and seeds.
         out: file of one line per sample; samples that it already holds (of the same settings) are not drawn again.
+        renew: start a file of other settings anew.
         progress: called with (samples done, samples).
 
     Returns:
         Rows as `summarise` makes them, each with the settings and the seconds this call took.
+
+    Raises:
+        UsageError: the file is of other settings, and is not to be renewed.
     """
     start = time.perf_counter()
-    samples = _earlier(out, settings, prompts)
+    header = {"settings": settings.facts(), "scorers": list(scorers), "prompts": [prompt.text for prompt in prompts]}
+    samples = {} if out is None else _earlier(out, header, renew)
     jobs = [(i, j) for i in range(len(prompts)) for j in range(settings.images_per_prompt) if (i, j) not in samples]
     named = [(prompts[i].text, prompt_key(settings.seed, prompts[i].text, j)) for i, j in jobs]
     for drawn in medium.draw(named, settings.drawing, progress=progress):
@@ -79,17 +86,27 @@ def evaluate_medium(
     return [{**settings.facts(), **row, "seconds": seconds} for row in summarise(samples, prompts)]
 
 
-def _earlier(out: Path | None, settings: Settings, prompts: Sequence[Prompt]) -> dict[tuple[int, int], Row]:
-    """Scores that `out` already holds; a file of other settings or prompts is started anew."""
-    if out is None:
-        return {}
-    header = {"settings": settings.facts(), "prompts": [prompt.text for prompt in prompts]}
-    rows = read_jsonl(out)
-    if rows and rows[0] == json.loads(json.dumps(header)):
+def _earlier(out: Path, header: Row, renew: bool) -> dict[tuple[int, int], Row]:
+    """Scores that a file of this header already holds."""
+    rows, header = read_jsonl(out), json.loads(json.dumps(header))
+    if rows and rows[0] == header:
         return {(row["prompt"], row["image"]): row["scores"] for row in rows[1:]}
+    if not renew and out.exists() and out.stat().st_size:
+        raise UsageError(f"{out} {_difference(rows[:1], header)}; choose another --out, or delete it")
     out.unlink(missing_ok=True)
     append_jsonl(out, [header])
     return {}
+
+
+def _difference(found: Sequence[Any], header: Row) -> str:
+    """What a file holds instead of an evaluation of this header."""
+    theirs = found[0] if found and isinstance(found[0], dict) else {}
+    if not theirs.keys() >= {"settings", "prompts"}:
+        return "holds no evaluation"
+    pairs = {**header["settings"], "scorers": header["scorers"]}
+    held = {**theirs["settings"], "scorers": theirs.get("scorers")}
+    changed = [f"{key} {held.get(key)}, here {value}" for key, value in pairs.items() if held.get(key) != value]
+    return f"holds an evaluation of other settings ({'; '.join(changed) or 'other prompts'})"
 
 
 def fingerprint(model: str, adapter: Path | None) -> str:

@@ -98,6 +98,7 @@ class Judge:
                 self.scorers,
                 settings,
                 out=self.folder.samples / f"{label}-{iteration:06d}-{name}.jsonl",
+                renew=True,
                 progress=self.progress.counter(f"evaluating {label} on {name}"),
             )
             self._enter([{"label": label, "iteration": iteration, **row} for row in rows])

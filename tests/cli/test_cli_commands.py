@@ -61,6 +61,22 @@ def test_eval_continues_where_it_stopped(place: Path, capsys: pytest.CaptureFixt
     assert again["mean"] == pytest.approx(whole["mean"], abs=1e-6) and again["n"] == whole["n"] == 2
 
 
+def test_an_evaluation_of_something_else_is_neither_continued_nor_lost(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["eval", *MODEL, "--prompts", "p.jsonl", "--out", "eval.jsonl"]
+    assert main([*words, "--scorer", "mine.py:brightness"]) == 0
+    held = (place / "eval.jsonl").read_bytes()
+    assert main([*words, "--scorer", "jpeg_compressibility", "--steps", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "eval.jsonl holds an evaluation of other settings (steps" in said and "here 3" in said
+    assert "scorers ['mine.py:brightness'], here ['jpeg_compressibility']" in said and "another --out" in said
+    assert (place / "eval.jsonl").read_bytes() == held
+    (place / "eval.jsonl").write_text("my notes\n")
+    assert main([*words, "--scorer", "mine.py:brightness"]) == 2
+    assert "holds no evaluation" in capsys.readouterr().err and (place / "eval.jsonl").read_text() == "my notes\n"
+
+
 def test_train_flow_grpo_on_own_prompts_and_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The paper's recipe on other prompts, another model and another reward, made small; then its report again."""
     small = [
