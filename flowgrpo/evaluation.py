@@ -202,7 +202,8 @@ def evaluate(
         seed: of the noise.
         images_per_prompt: samples per prompt.
         steps: sampling steps.
-        guidance_scale: classifier-free guidance, of models that have it.
+        guidance_scale: classifier-free guidance, of models that have it; None is `eval.guidance_scale`, and without an
+            adapter `eval.base_guidance_scale`.
         out: file of one line per sample, which an interrupted evaluation continues.
         progress: called with (done, total).
 
@@ -214,7 +215,9 @@ def evaluate(
     given: Row = {"steps": steps, "guidance_scale": guidance_scale}
     settings = Settings(
         set=set_name,
-        drawing=medium.drawing(**{name: value for name, value in given.items() if value is not None}),
+        drawing=medium.drawing(
+            trained=adapter is not None, **{name: value for name, value in given.items() if value is not None}
+        ),
         images_per_prompt=images_per_prompt or section.images_per_prompt,
         seed=section.seed if seed is None else seed,
         weights=fingerprint(recipe.model.path, adapter),

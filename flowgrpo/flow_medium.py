@@ -122,9 +122,7 @@ class FlowMedium:
             if name not in DRAWING:
                 raise RecipeError(f"pictures are drawn with {' and '.join(DRAWING)}; they have no {name}")
         section = self.recipe.eval
-        base = section.base_guidance_scale
-        scale = section.guidance_scale if trained or base is None else base
-        return {"steps": section.steps, "guidance_scale": scale, **changes}
+        return {"steps": section.steps, "guidance_scale": section.guidance(trained=trained), **changes}
 
     def draw(
         self, jobs: Sequence[tuple[str, tuple[int, ...]]], drawing: Drawing, *, progress: Between

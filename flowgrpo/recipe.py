@@ -315,9 +315,14 @@ class Eval(Section):
     guidance_scale: NonNegative = 4.5
     """Guidance of the trained model; the base model is evaluated at base_guidance_scale."""
     base_guidance_scale: NonNegative | None = None
+    """Guidance of the base model, whose best is often another; none is guidance_scale."""
     batch_size: Positive = 32
     seed: int = 0
     use_ema: bool = True
+
+    def guidance(self, *, trained: bool) -> float:
+        """The guidance that a trained model, or the base, is evaluated with."""
+        return self.guidance_scale if trained or self.base_guidance_scale is None else self.base_guidance_scale
 
 
 class Run(Section):

@@ -56,13 +56,14 @@ def _pictures(options: argparse.Namespace, recipe: Recipe, prompts: Sequence[Pro
     from flowgrpo.sampling import sample_images
 
     section = recipe.eval
+    suited = section.guidance(trained=options.adapter is not None)
     files = sample_images(
         recipe,
         prompts,
         adapter=options.adapter,
         seeds=options.seeds,
         steps=options.steps or section.steps,
-        guidance_scale=section.guidance_scale if options.guidance_scale is None else options.guidance_scale,
+        guidance_scale=suited if options.guidance_scale is None else options.guidance_scale,
         out=options.out,
         progress=Progress().counter("drawing"),
     )

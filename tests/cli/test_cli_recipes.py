@@ -183,3 +183,10 @@ def test_published_numbers() -> None:
     assert (recipe.model.lora_rank, recipe.model.lora_alpha, recipe.model.guidance_scale) == (32, 64, 4.5)
     dance = load_recipe("dance_grpo").recipe
     assert (dance.sampler.steps, dance.sampler.eta, dance.objective.ddof, dance.objective.eps) == (16, 0.3, 1, 1e-8)
+
+
+def test_the_base_has_its_own_guidance_where_a_recipe_states_one() -> None:
+    section = load_recipe("demo").recipe.eval
+    assert (section.guidance(trained=True), section.guidance(trained=False)) == (1.5, 3.0)
+    section = load_recipe("flow_grpo").recipe.eval
+    assert section.guidance(trained=True) == section.guidance(trained=False) == 4.5
