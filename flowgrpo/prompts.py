@@ -1,7 +1,8 @@
 """Prompt files and which prompts an iteration trains on. Pure Python.
 
 A prompt file is text (one prompt per line), JSON lines (`prompt` and any metadata, GenEval's schema included) or CSV
-with a `prompt` column. Embedded sets are the keys of `EMBEDDED`, such as "shapes/train".
+with a `prompt` column. Embedded sets are the keys of `EMBEDDED`, such as "shapes/train". "gsm8k:train.jsonl" is a file
+of problems as it was published, read by `reward_models.tasks.files`; "gsm8k/plain:" leaves out the instruction.
 """
 
 from __future__ import annotations
@@ -47,16 +48,20 @@ class PromptSet:
 
 
 def load_prompts(name_or_file: str | Path, *, limit: int | None = None) -> PromptSet:
-    """Read an embedded set by name, or a .txt, .jsonl or .csv file.
+    """Read an embedded set by name, a .txt, .jsonl or .csv file, or a published file of problems.
 
     Args:
-        name_or_file: "shapes/train" and the like, or a path.
+        name_or_file: "shapes/train" and the like, a path, or "TASK:path" and "TASK/plain:path" with TASK gsm8k, math,
+            countdown or sudoku.
         limit: keep the first so many prompts.
 
     Raises: PromptError: unknown name, missing or empty file, text that is not UTF-8, or a row without a prompt; the
         message names the line.
     """
     name = str(name_or_file)
+    problems = _problems(name)
+    if problems is not None:
+        return PromptSet(name, problems[:limit], tuple(_duplicates(problems, name)))
     path = asset(EMBEDDED[name]) if name in EMBEDDED else Path(name)
     if name not in EMBEDDED and not path.is_file():
         raise PromptError(_not_there(name))
@@ -123,6 +128,24 @@ def _epoch(epoch: int, previous: list[int], *, seed: int, count: int, size: int)
     return early + [index for index in order if index not in moved]
 
 
+def _problems(name: str) -> tuple[Prompt, ...] | None:
+    """Problems of "TASK:path" or "TASK/STYLE:path"; None where the name has another form."""
+    from reward_models.tasks.files import ROWS, load_problems
+    from reward_models.tasks.problems import TaskError
+
+    kind, colon, path = name.partition(":")
+    task, _, style = kind.partition("/")
+    if not colon or task not in ROWS:
+        return None
+    if style not in ("", "plain", "chat"):
+        raise PromptError(f"{name!r}: the form of a {task} prompt is plain or chat, got {style!r}")
+    try:
+        found = load_problems(path, task, style=style or "chat")
+    except TaskError as error:
+        raise PromptError(str(error)) from error
+    return tuple(Prompt(problem.prompt, problem.metadata, place) for place, problem in enumerate(found, start=1))
+
+
 def _text(path: Path, name: str) -> str:
     try:
         data = path.read_bytes()
@@ -138,7 +161,10 @@ def _text(path: Path, name: str) -> str:
 def _not_there(name: str) -> str:
     hint = did_you_mean(name, EMBEDDED)
     known = f"embedded sets: {', '.join(EMBEDDED)}"
-    return f"prompt file {name!r} does not exist{hint} ({known}; or a path to a .txt, .jsonl or .csv file)"
+    forms = (
+        "or a path to a .txt, .jsonl or .csv file, or gsm8k:, math:, countdown:, sudoku: and a published file's path"
+    )
+    return f"prompt file {name!r} does not exist{hint} ({known}; {forms})"
 
 
 def _numbered(text: str) -> Iterator[tuple[int, str]]:
@@ -188,7 +214,7 @@ def _row(row: dict[str, Any], name: str, number: int) -> Prompt:
     return Prompt(text.strip(), row, number)
 
 
-def _duplicates(prompts: list[Prompt], name: str) -> Iterator[str]:
+def _duplicates(prompts: Sequence[Prompt], name: str) -> Iterator[str]:
     first: dict[str, int] = {}
     repeated = [prompt for prompt in prompts if first.setdefault(prompt.text, prompt.line) != prompt.line]
     if repeated:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from flowgrpo.policies.remote_code import prepare
 from flowgrpo.quiet import quiet_libraries
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<mask>", "<unk>")
@@ -35,14 +37,14 @@ STATED: dict[str, Any] = {
 }
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Characters; a prompt begins with `<bos>`."""
+def tokenizer(*, mask: bool = True) -> PreTrainedTokenizerFast:
+    """Characters; a prompt begins with `<bos>`. LLaDA's declares no mask."""
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *LETTERS))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     inner.decoder = decoders.Fuse()
-    names = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "mask", "unk")}
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "mask", "unk") if mask or name != "mask"}
     return PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
 
 
@@ -104,12 +106,35 @@ def remote(folder: Path) -> Path:
     return folder
 
 
-def _stand_in(folder: Path) -> Any:
+def llada(folder: Path) -> Path:
+    """A LLaDA-like model whose code lies in its folder: its names and calls, written for an older transformers."""
+    folder.mkdir(parents=True)
+    (folder / "modeling_llada.py").write_text(LLADA)
+    names = {"AutoConfig": "LLaDAConfig", "AutoModel": "LLaDAModelLM", "AutoModelForCausalLM": "LLaDAModelLM"}
+    config = {
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "auto_map": {key: f"modeling_llada.{name}" for key, name in names.items()},
+        **{"vocab_size": VOCABULARY + SPARE, "d_model": 24, "n_layers": 2, "weight_tying": False},
+        **IDS,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with quiet_libraries():
+        tokenizer(mask=False).save_pretrained(folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = _stand_in(folder, "modeling_llada.LLaDAModelLM")
+            save_file(dict(network.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _stand_in(folder: Path, name: str = "modeling_stand_in.StandIn") -> Any:
     from transformers import AutoConfig
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    return get_class_from_dynamic_module("modeling_stand_in.StandIn", folder)(config)
+    prepare({"auto_map": {"AutoModel": name}}, "AutoModel", str(folder), None)
+    return get_class_from_dynamic_module(name, folder)(config)
 
 
 def _saved(kind: Any, config: Any, folder: Path) -> Path:
@@ -129,6 +154,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 class StandInConfig(PretrainedConfig):
@@ -136,6 +162,7 @@ class StandInConfig(PretrainedConfig):
 
     def __init__(self, vocab_size=50, width=16, **rest):
         self.vocab_size, self.width = vocab_size, width
+        self.hidden_size, self.num_attention_heads, self.rope_theta = 2 * width, 1, 10.0
         super().__init__(**rest)
 
 
@@ -148,6 +175,8 @@ class StandIn(PreTrainedModel):
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.q_proj = nn.Linear(config.width, config.width)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        inverse, scale = ROPE_INIT_FUNCTIONS["default"](config, None)
+        self.register_buffer("inverse", inverse, persistent=False)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -162,7 +191,82 @@ class StandIn(PreTrainedModel):
         pairs = torch.ones(n, 1, length, length, dtype=torch.bool) if attention_mask is None else attention_mask
         assert pairs.shape == (n, 1, length, length)
         positions = torch.arange(length).expand(n, -1) if position_ids is None else position_ids
-        x = x + torch.sin(positions.unsqueeze(-1) * torch.arange(1, x.shape[-1] + 1) / 7)
+        x = x + torch.sin(positions.unsqueeze(-1) * self.inverse)
         scores = (self.q_proj(x) @ x.transpose(1, 2)).masked_fill(~pairs[:, 0], -1e9)
         return MaskedLMOutput(logits=self.lm_head(x + scores.softmax(-1) @ x))
+"""
+
+
+LLADA = """
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class LLaDAConfig(PretrainedConfig):
+    model_type = "llada"
+
+    def __init__(self, vocab_size=50, d_model=16, n_layers=1, weight_tying=False, **rest):
+        self.vocab_size, self.d_model, self.n_layers, self.weight_tying = vocab_size, d_model, n_layers, weight_tying
+        super().__init__(**rest)
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        for name in ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"):
+            setattr(self, name, nn.Linear(width, width, bias=False))
+
+    def forward(self, x, bias):
+        x_n = nn.functional.layer_norm(x, x.shape[-1:])
+        weights = (self.q_proj(x_n) @ self.k_proj(x_n).transpose(1, 2) / 50 + bias).softmax(-1)
+        x = x + self.attn_out(weights @ self.v_proj(x))
+        return x + self.ff_out(nn.functional.silu(self.ff_proj(x)) * self.up_proj(x))
+
+
+class LLaDAModel(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.transformer = nn.ModuleDict({"wte": nn.Embedding(config.vocab_size, config.d_model)})
+        self.transformer["blocks"] = nn.ModuleList([Block(config.d_model) for _ in range(config.n_layers)])
+        self.transformer["ff_out"] = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.transformer["wte"](input_ids)
+        place = torch.arange(input_ids.shape[1])
+        bias = -0.3 * (place[:, None] - place).abs().to(x.dtype)
+        if attention_mask is not None:
+            assert attention_mask.shape == input_ids.shape
+            bias = bias + (1.0 - attention_mask[:, None].to(x.dtype)) * torch.finfo(x.dtype).min / 2
+        for block in self.transformer["blocks"]:
+            x = block(x, bias)
+        return self.transformer["ff_out"](x)
+
+
+class LLaDAModelLM(PreTrainedModel):
+    config_class = LLaDAConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["Block"]
+
+    def __init__(self, config, model=None, init_params=False):
+        super().__init__(config)
+        self.model = model or LLaDAModel(config)  # and no post_init
+
+    def forward(self, input_ids=None, inputs_embeds=None, attention_mask=None, attention_bias=None,
+                past_key_values=None, labels=None, use_cache=None, output_attentions=None,
+                output_hidden_states=None, return_dict=None, cache_position=None):
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        assert not use_cache
+        return CausalLMOutputWithPast(logits=self.model(input_ids, attention_mask))
+
+    def get_input_embeddings(self):
+        return self.model.transformer["wte"]
+
+    def get_output_embeddings(self):
+        return self.model.transformer["ff_out"]
+
+    def tie_weights(self):
+        if self.config.weight_tying:
+            self.model.transformer["ff_out"] = self.model.transformer["wte"]
 """

@@ -48,7 +48,7 @@ CAPTIONS = "a red circle\nthree blue squares\na green cross above a white triang
 GENEVAL = '{"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}\n'
 READERS_FILES = {
     **dict.fromkeys(("my.txt", "mine.txt", "train.txt", "heldout.txt"), CAPTIONS),
-    **dict.fromkeys(("gsm8k.jsonl", "gsm8k_test.jsonl"), '{"prompt": "1+1=?", "task": "gsm8k", "answer": "2"}\n'),
+    **dict.fromkeys(("train.jsonl", "test.jsonl"), '{"question": "1+1=?", "answer": "#### 2"}\n'),
     "evaluation_metadata.jsonl": GENEVAL,
     "my_recipe.yaml": "extends: demo\n",
 }

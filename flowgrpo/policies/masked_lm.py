@@ -20,6 +20,7 @@ from flowgrpo.policies.loading import locate
 from flowgrpo.policies.masked_families import FAMILIES, MaskedFamily, contradictions, unstated
 from flowgrpo.policies.masked_saving import read_lora, read_network, save_lora, save_network
 from flowgrpo.policies.precision import DTYPES, freeze, make_masters
+from flowgrpo.policies.remote_code import prepare, restore_buffers
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe import Model
 from flowgrpo.saving import copied, fill
@@ -173,6 +174,8 @@ def load_masked_policy(model: Model, *, device: torch.device, seed: int) -> Mask
     family = FAMILIES[str(config["model_type"])]
     tokenizer = _load("AutoTokenizer", model)
     _check_tokenizer(model, tokenizer)
+    if family.remote and model.trust_remote_code:
+        prepare(config, family.loader, locate(model.path), model.revision)
     network = load_network(model, family)
     trained = ADAPTERS[model.adapter](network, tokenizer, family, model, device=device, seed=seed)
     if model.gradient_checkpointing:
@@ -185,7 +188,10 @@ def load_network(model: Model, family: MaskedFamily) -> Any:
     """The whole network on the CPU, frozen and in eval mode; float32 where all of it is trained."""
     dtype = torch.float32 if model.adapter == "full" else DTYPES[model.dtype]
     extra = {} if model.attention == "default" else {"attn_implementation": model.attention}
-    return _load(family.loader, model, dtype=dtype, **extra).requires_grad_(False).eval()
+    network = _load(family.loader, model, dtype=dtype, **extra).requires_grad_(False).eval()
+    if family.remote and model.trust_remote_code:
+        restore_buffers(network)
+    return network
 
 
 def _attach_lora(

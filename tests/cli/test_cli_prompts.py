@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowgrpo.errors import PromptError
 from flowgrpo.prompts import EMBEDDED, Prompt, load_prompts, prompts_for
 
 
@@ -42,6 +43,24 @@ def test_duplicates_are_kept_and_warned_about(tmp_path: Path) -> None:
     loaded = load_prompts(path)
     assert [prompt.text for prompt in loaded.prompts] == ["a", "b", "a", "a"]
     assert loaded.warnings == (f"{path}: 2 repeated prompts, the first in line 3 (as in line 1): 'a'",)
+
+
+def test_published_files_of_problems_are_read_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(
+        '{"question": "6*7?", "answer": "#### 42"}\n\n{"question": "1?", "answer": "#### 1"}'
+    )
+    name = f"gsm8k:{tmp_path / 'train.jsonl'}"
+    first, second = load_prompts(name).prompts
+    assert "<answer>" in first.text and first.metadata["answer"] == "42" and second.line == 2
+    assert load_prompts(name.replace(":", "/plain:", 1), limit=1).prompts[0].text == "6*7?"
+    for wrong, message in (
+        (f"countdown:{tmp_path / 'train.jsonl'}", "train.jsonl:1: the field 'input' is missing"),
+        ("gsm8k:none.jsonl", r"none\.jsonl cannot be read"),
+        (name.replace(":", "/plian:", 1), "plain or chat, got 'plian'"),
+        ("gsm9k:none.jsonl", "does not exist.*gsm8k:"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            load_prompts(wrong)
 
 
 def test_limit(tmp_path: Path) -> None:

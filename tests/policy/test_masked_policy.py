@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "modernbert": (toys.modernbert, {}),
     "bert": (toys.bert, {}),
     "remote": (toys.remote, {"logit_shift": 1, "padding_mask": "4d", "trust_remote_code": True}),
+    "llada": (toys.llada, {"trust_remote_code": True}),
 }
 TARGETS = {"remote": ("q_proj",)}
 
@@ -53,7 +55,9 @@ def whole(policy: MaskedPolicy, ids: Tensor, attention: Tensor, form: str) -> Te
     network: Any = policy.parts()["network"]
     mask = attention.long() if form == "2d" else (attention[:, None] & attention[:, :, None])[:, None]
     positions = (attention.long().cumsum(-1) - 1).clamp(min=0)
-    result: Tensor = network(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    takes = "position_ids" in inspect.signature(network.forward).parameters
+    extra = {"position_ids": positions} if takes else {}
+    result: Tensor = network(input_ids=ids, attention_mask=mask, **extra).logits
     return result
 
 
@@ -174,6 +178,11 @@ STATEMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"logit_shift": 1}, "model.logit_shift: 1 does not fit: models of type bert have 0"),
     ("remote", {"padding_mask": "2d"}, "models of type Dream have 4d"),
     ("remote", {"trust_remote_code": False}, "runs only when the recipe sets model.trust_remote_code"),
+    ("llada", {"trust_remote_code": False}, "runs only when the recipe sets model.trust_remote_code"),
+    ("llada", {"logit_shift": 1}, "models of type llada have 0"),
+    ("llada", {"padding_mask": "4d"}, "models of type llada have 2d"),
+    ("llada", {"mask_id": None}, "model.mask_id: must be stated"),
+    ("llada", {"mask_id": 4}, "contradicts the model's config.json, whose mask_token_id is 3"),
     ("bert", {"eos_ids": (9999,)}, "9999 is no id of this model"),
     ("bert", {"eos_ids": (3,)}, "is listed as an end or padding token too"),
     ("bert", {"chat_template": True}, "tokenizer has no chat template"),
