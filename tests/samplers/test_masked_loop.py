@@ -39,6 +39,30 @@ def test_a_row_does_not_depend_on_its_batch(way: str) -> None:
             assert getattr(alone, name)[0] == getattr(batch, name)[row]
 
 
+RULES = {
+    **{name: {"remasking": name, "steps": 6} for name in REMASKINGS},
+    "threshold": {"threshold": 0.4},
+    "entropy bound": {"entropy_bound": 1.0},
+    "bernoulli": {"schedule": "bernoulli", "steps": 4},
+    "guided": {"guidance": 1.0, "steps": 4},
+    "ends": {"eos_ids": (4,), "pad_ids": (0, 9)},
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_order_depends_on_the_batch_under_any_rule(order: str) -> None:
+    """Greedy and drawn, with and without blocks; the batch in another order too."""
+    for name, rule in RULES.items():
+        if (order, name) == ("random", "threshold"):
+            continue
+        for blocks, temperature in ((None, 0.0), (3, 0.7)):
+            options = {"order": order, "block_length": blocks, "temperature": temperature, **rule}
+            batch = answers(decode(**options))
+            turned = answers(decode(prompts=PROMPTS[::-1], keys=KEYS[::-1], **options))[::-1]
+            alone = [answers(decode(prompts=[p], keys=[k], **options))[0] for p, k in zip(PROMPTS, KEYS, strict=True)]
+            assert batch == turned == alone, name
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_given_tokens_stay_and_no_mask_remains(way: str) -> None:
     ids, _ = masked_canvas(PROMPTS, 8, mask_id=MASK, pad_id=PAD)
