@@ -32,6 +32,7 @@ RECIPES = (
     "tempflow_grpo_demo",
     "grpo_guard_demo",
     "pref_grpo_demo",
+    "flagship",
 )
 NO_END = ("--train.iterations", "1000000")
 """Time alone ends a run."""
