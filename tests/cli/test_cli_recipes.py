@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from flowgrpo.assets import shipped_recipes
+from flowgrpo.cli import main
 from flowgrpo.errors import RecipeError
 from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_kinds import OWN_KEYS, foreign_keys
 from flowgrpo.recipe_loading import (
     NOT_IN_HASH,
     dotted_keys,
@@ -190,3 +192,23 @@ def test_the_base_has_its_own_guidance_where_a_recipe_states_one() -> None:
     assert (section.guidance(trained=True), section.guidance(trained=False)) == (1.5, 3.0)
     section = load_recipe("flow_grpo").recipe.eval
     assert section.guidance(trained=True) == section.guidance(trained=False) == 4.5
+
+
+def test_check_leaves_out_the_defaults_of_another_kind_of_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "demo"]) == 0
+    said = capsys.readouterr().out
+    assert "sampler.kernel" in said and "sampler.remasking" not in said and "model.mask_id" not in said
+    for kind, sections in OWN_KEYS.items():
+        keys = foreign_keys(kind)
+        assert keys and keys.isdisjoint(f"{name}.{key}" for name, held in sections.items() for key in held)
+        assert keys <= set(dotted_keys())
+
+
+def test_what_probably_is_not_meant_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--objective.weight", "noise_level", "--sampler.kernel", "dance_sde"]
+    assert main(["check", "tempflow_grpo", *words]) == 0
+    said = capsys.readouterr().out
+    assert "objective.weight: noise_level weighs steps by their noise, and that of dance_sde" in said
+    assert "data.prompts: shapes/train belongs to the embedded model" in said
+    assert main(["check", "demo"]) == 0
+    assert "belongs to the embedded model" not in capsys.readouterr().out
