@@ -26,9 +26,15 @@ class DaemonPool:
         self._workers, self._name = workers, name
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._stopped = False
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Queue a call; the future has its result or its exception."""
+        """Queue a call; the future has its result or its exception.
+
+        Raises: RuntimeError: the pool was stopped.
+        """
+        if self._stopped:
+            raise RuntimeError("a pool that was stopped takes no jobs")
         future: Future[Any] = Future()
         self._jobs.put((future, lambda: function(*args)))
         if len(self._threads) < self._workers:
@@ -39,6 +45,7 @@ class DaemonPool:
 
     def stop(self) -> None:
         """Cancel what has not begun and let the threads end after what they are doing; waits for nothing."""
+        self._stopped = True
         try:
             while (job := self._jobs.get_nowait()) is not None:
                 job[0].cancel()
