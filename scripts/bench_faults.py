@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ PROMPTS = "a red cat\na blue dog\na green bird\na white fish\n"
 REWARD = "def red(images, prompts, metadata):\n    return images[:, 0].mean((1, 2))\n"
 SETTINGS = {
     **{"model.height": 16, "model.width": 16, "model.max_sequence_length": 20, "model.guidance_scale": 1.0},
-    **{"model.lora_rank": 2, "model.lora_alpha": 4, "sampler.steps": 4, "reward.timeout_s": 5.0, "eval.steps": 2},
+    **{"model.lora_rank": 2, "model.lora_alpha": 4, "sampler.steps": 4, "eval.steps": 2},
     **{"objective.clip_low": 1e-3, "objective.clip_high": 1e-3, "eval.every": 2},
     **{"train.prompts_per_iteration": 2, "train.group_size": 2, "train.updates_per_iteration": 2},
     **{"train.micro_batch_size": 4, "train.lr": 1e-2, "train.ema_decay": 0.7, "train.iterations": ITERATIONS},
@@ -63,8 +63,8 @@ class Bench:
     undisturbed: dict[int, dict[str, bytes]]
     """Processes -> file -> content."""
 
-    def recipe(self, folder: Path) -> Recipe:
-        """The same run, in another folder."""
+    def recipe(self, folder: Path, settings: Mapping[str, Any] | None = None) -> Recipe:
+        """The same run, in another folder and with settings that do not change where it goes."""
         values = {
             "model.path": str(self.root / "model"),
             "data.prompts": str(self.root / "prompts.txt"),
@@ -73,7 +73,7 @@ class Bench:
             "eval.prompts": {"mine": str(self.root / "prompts.txt")},
             "run.dir": str(folder),
         }
-        return load_recipe(None, {**SETTINGS, **values}).recipe
+        return load_recipe(None, {**SETTINGS, **values, **(settings or {})}).recipe
 
 
 def prepare(root: Path) -> Bench:
@@ -92,7 +92,8 @@ def run(bench: Bench, folder: Path, fault: Fault | None, seed: int, *, world: in
 
     Of several processes the last one meets the fault.
     """
-    recipe, said = bench.recipe(folder), folder.with_name(f"{folder.name}-said")
+    recipe = bench.recipe(folder, fault and fault.settings)
+    said = folder.with_name(f"{folder.name}-said")
     said.unlink(missing_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,8 +7,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Fault:
     ends: the exit codes that this process may have.
     words: one of them is in the sentence that a run ends with which ends with an error.
     after: called with the run folder once the run is broken.
+    settings: of the run that breaks, by the keys of a recipe.
     world: processes; others: the exit codes that those which are not broken may have.
     """
 
@@ -42,6 +43,7 @@ class Fault:
     ends: tuple[int, ...] = (KILLED,)
     words: tuple[str, ...] = ("",)
     after: Callable[[Path], None] = lambda folder: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     world: int = 1
     others: tuple[int, ...] = ()
 
@@ -141,7 +143,12 @@ FAULTS: dict[str, Fault] = {
     "no space for the adapter": Fault(at(saving, "save_lora", 1, no_space), (FAILED,), ("No space left",)),
     "damaged last checkpoint": Fault(kill_at(rollout, "sample_flow", 4, first=4), after=flip_a_byte),
     "last checkpoint cut off": Fault(kill_at(rollout, "sample_flow", 4, first=4), after=cut_off),
-    "hanging reward": Fault(at(rewarding.RewardPool, "_score", 4, hang), (FAILED,), ("reward.timeout_s",)),
+    "hanging reward": Fault(
+        at(rewarding.RewardPool, "_score", 4, hang),
+        (FAILED,),
+        ("reward.timeout_s = 2 s",),
+        settings={"reward.timeout_s": 2.0},
+    ),
     "NaN latents": Fault(at(rollout, "sample_flow", 4, nan_latents), (FAILED,), ("sample 0 of prompt",)),
     "NaN gradients": Fault(
         at(flow_work.FlowWork, "backward", 8, nan_gradients, from_then_on=True), (FAILED,), ("first at step",)
