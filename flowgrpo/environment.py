@@ -19,7 +19,7 @@ from flowgrpo.errors import UsageError
 SIBLINGS = ("samplers", "reward_models")
 DISTRIBUTIONS = (
     *("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors"),
-    *("open-clip-torch", "xformers", "deepspeed", "numpy", "pillow", "pydantic", "pyyaml"),
+    *("open-clip-torch", "xformers", "numpy", "pillow", "pydantic", "pyyaml"),
 )
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE")
 ABSENT = "not installed"

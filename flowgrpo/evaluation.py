@@ -12,6 +12,7 @@ from typing import Any
 
 from flowgrpo.errors import UsageError
 from flowgrpo.media import Drawing, Medium, load_medium
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.rewarding import load_patient_scorers
@@ -52,8 +53,9 @@ def evaluate_medium(
     out: Path | None = None,
     renew: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    processes: Processes = ALONE,
 ) -> list[Row]:
-    """Draw and score every prompt, and sum up.
+    """Draw and score every prompt, and sum up; each process does its share of the samples.
 
     Args:
         medium: the model with the weights to be judged.
@@ -62,7 +64,8 @@ def evaluate_medium(
         settings: how samples are drawn, and seeds.
         out: file of one line per sample; samples that it already holds (of the same settings) are not drawn again.
         renew: start a file of other settings anew.
-        progress: called with (samples done, samples).
+        progress: called with (samples done, samples of this process).
+        processes: who share the samples; the first one reads and writes `out`.
 
     Returns:
         Rows as `summarise` makes them, each with the settings and the seconds this call took.
@@ -72,18 +75,29 @@ def evaluate_medium(
     """
     start = time.perf_counter()
     header = {"settings": settings.facts(), "scorers": list(scorers), "prompts": [prompt.text for prompt in prompts]}
-    samples = {} if out is None else _earlier(out, header, renew)
+    samples = processes.of_first(lambda: {} if out is None else _earlier(out, header, renew))
     jobs = [(i, j) for i in range(len(prompts)) for j in range(settings.images_per_prompt) if (i, j) not in samples]
+    jobs = [jobs[k] for k in processes.share(len(jobs))]
     named = [(prompts[i].text, prompt_key(settings.seed, prompts[i].text, j)) for i, j in jobs]
+    own: dict[tuple[int, int], Row] = {}
     for drawn in medium.draw(named, settings.drawing, progress=progress):
         owners = [jobs[k] for k in drawn.jobs]
         rows = score_samples(scorers, drawn.samples, [prompts[i] for i, _ in owners], drawn.numbers)
-        samples.update(zip(owners, rows, strict=True))
-        lines = [{"prompt": i, "image": j, "scores": row} for (i, j), row in zip(owners, rows, strict=True)]
-        if out is not None:
-            append_jsonl(out, lines)
+        new = dict(zip(owners, rows, strict=True))
+        own |= new
+        if processes.first:
+            _note(out, new)
+    for number, there in enumerate(processes.exchange(own)):
+        samples |= there
+        if processes.first and number > 0:
+            _note(out, there)
     seconds = time.perf_counter() - start
     return [{**settings.facts(), **row, "seconds": seconds} for row in summarise(samples, prompts)]
+
+
+def _note(out: Path | None, scores: Mapping[tuple[int, int], Row]) -> None:
+    if out is not None:
+        append_jsonl(out, [{"prompt": i, "image": j, "scores": row} for (i, j), row in scores.items()])
 
 
 def _earlier(out: Path, header: Row, renew: bool) -> dict[tuple[int, int], Row]:

@@ -25,6 +25,7 @@ from flowgrpo.rewarding import RewardPool
 from flowgrpo.rollout import collect
 from flowgrpo.runfolder import RunFolder, append_jsonl
 from flowgrpo.sampling import draw_in_batches
+from flowgrpo.sharding import Sharded
 from flowgrpo.tree_record import tree_row
 from flowgrpo.units import shuffled, units_of
 from reward_models import Scorer
@@ -45,9 +46,10 @@ class FlowMedium:
     sigmas: tuple[float, ...]
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> FlowMedium:
+    def from_recipe(cls, recipe: Recipe, sharded: Sharded | None = None) -> FlowMedium:
         """Load the pipeline that the recipe names."""
-        policy = load_policy(recipe.model, device=resolve_device(recipe.run.device), seed=recipe.train.seed)
+        device = resolve_device(recipe.run.device)
+        policy = load_policy(recipe.model, device=device, seed=recipe.train.seed, sharded=sharded)
         sampler = recipe.sampler
         return cls(recipe, policy, policy.sigmas(sampler.steps, grid=sampler.grid, shift=sampler.shift))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flowgrpo.ema import Average, swapped_in
 from flowgrpo.evaluation import Row, Settings, evaluate_medium
 from flowgrpo.media import Drawing, Medium
+from flowgrpo.processes import ALONE, Processes
 from flowgrpo.progress import Progress
 from flowgrpo.prompts import Prompt, load_prompts, spread
 from flowgrpo.recipe import Recipe
@@ -26,7 +27,7 @@ def unjudged(recipe: Recipe) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Everything that looks at the policy without training it."""
+    """Everything that looks at the policy without training it. Of several processes all must call it."""
 
     recipe: Recipe
     medium: Medium
@@ -37,6 +38,8 @@ class Judge:
     sets: Mapping[str, tuple[Prompt, ...]]
     pictured: tuple[Prompt, ...]
     scorers: Mapping[str, Scorer]
+    processes: Processes = ALONE
+    """Who share the prompts; the first one writes."""
 
     @classmethod
     def from_recipe(
@@ -47,6 +50,7 @@ class Judge:
         progress: Progress,
         average: Average | None,
         train: tuple[Prompt, ...],
+        processes: Processes = ALONE,
     ) -> Judge:
         """Load evaluation sets and scorers; what is shown are the first set's prompts, or the training prompts."""
         section = recipe.eval
@@ -55,7 +59,7 @@ class Judge:
         scorers = load_patient_scorers(section.scorers, recipe.reward, device=device, media=medium.media)
         pictured = spread(next(iter(sets.values()), train), recipe.run.images)
         used = average if section.use_ema else None
-        return cls(recipe, medium, folder, progress, used, sets, tuple(pictured), scorers)
+        return cls(recipe, medium, folder, progress, used, sets, tuple(pictured), scorers, processes)
 
     def all_prompts(self) -> list[Prompt]:
         """Every prompt that will be drawn, so that it can be encoded ahead."""
@@ -100,8 +104,10 @@ class Judge:
                 out=self.folder.samples / f"{label}-{iteration:06d}-{name}.jsonl",
                 renew=True,
                 progress=self.progress.counter(f"evaluating {label} on {name}"),
+                processes=self.processes,
             )
-            self._enter([{"label": label, "iteration": iteration, **row} for row in rows])
+            if self.processes.first:
+                self._enter([{"label": label, "iteration": iteration, **row} for row in rows])
 
     def _enter(self, rows: list[Row]) -> None:
         known = {
@@ -117,4 +123,6 @@ class Judge:
                 )
 
     def _show(self, label: str, iteration: int, drawing: Drawing) -> None:
-        self.medium.show(self.folder, self.pictured, self.scorers, drawing, label=label, iteration=iteration)
+        if self.processes.first:
+            self.medium.show(self.folder, self.pictured, self.scorers, drawing, label=label, iteration=iteration)
+        self.processes.exchange(None)

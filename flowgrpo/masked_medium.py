@@ -24,6 +24,7 @@ from flowgrpo.recipe_kinds import ANSWER, eval_settings
 from flowgrpo.rewarding import RewardPool
 from flowgrpo.runfolder import RunFolder, write_atomically
 from flowgrpo.seeding import prompt_key
+from flowgrpo.sharding import Sharded
 from reward_models import Scorer
 
 
@@ -36,10 +37,10 @@ class MaskedMedium:
     policy: TextPolicy
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> MaskedMedium:
+    def from_recipe(cls, recipe: Recipe, sharded: Sharded | None = None) -> MaskedMedium:
         """Load the language model that the recipe names."""
         device = resolve_device(recipe.run.device)
-        return cls(recipe, load_masked_policy(recipe.model, device=device, seed=recipe.train.seed))
+        return cls(recipe, load_masked_policy(recipe.model, device=device, seed=recipe.train.seed, sharded=sharded))
 
     def prepare(self, texts: Sequence[str], *, progress: Between) -> None:
         """See that every prompt fits, before anything is trained."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowgrpo.objective import Objective
     from flowgrpo.recipe import Recipe, Train
     from flowgrpo.runfolder import RunFolder
+    from flowgrpo.sharding import Sharded
     from reward_models import Scorer
 
 MicroBatch = Tensor
@@ -215,21 +216,22 @@ MEDIA: dict[str, str] = {
     "flow": "flowgrpo.flow_medium:FlowMedium",
     "masked_lm": "flowgrpo.masked_medium:MaskedMedium",
 }
-"""`model.kind` -> "module:class"; the class has `from_recipe(recipe)`."""
+"""`model.kind` -> "module:class"; the class has `from_recipe(recipe, sharded)`."""
 
 
-def load_medium(recipe: Recipe, *, adapter: Path | None = None) -> Medium:
+def load_medium(recipe: Recipe, *, adapter: Path | None = None, sharded: Sharded | None = None) -> Medium:
     """The model of a recipe, ready to draw and to be trained.
 
     Args:
         recipe: the recipe.
         adapter: trained weights, as a run leaves them; None takes the base model.
+        sharded: spreads the model over the processes of a run.
 
     Raises:
         FlowgrpoError: the model's files do not fit the recipe, or cannot be read.
     """
     module, _, name = MEDIA[recipe.model.kind].partition(":")
-    medium: Medium = getattr(importlib.import_module(module), name).from_recipe(recipe)
+    medium: Medium = getattr(importlib.import_module(module), name).from_recipe(recipe, sharded)
     if adapter is not None:
         medium.policy.load(adapter)
     return medium

@@ -19,6 +19,7 @@ from torch.nn import Module, Parameter
 if TYPE_CHECKING:
     from flowgrpo import recipe
     from flowgrpo.log_probs import Projected
+    from flowgrpo.sharding import Sharded
     from samplers.masked_ends import Ends
 
 
@@ -138,13 +139,16 @@ class TextPolicy(Trainable, Protocol):
         ...
 
 
-def load_policy(model: recipe.Model, *, device: str | torch.device = "cpu", seed: int = 0) -> Policy:
+def load_policy(
+    model: recipe.Model, *, device: str | torch.device = "cpu", seed: int = 0, sharded: Sharded | None = None
+) -> Policy:
     """The policy that a recipe's `model` section describes.
 
     Args:
         model: The section; `path` is a diffusers pipeline folder, a hub name or an embedded model.
         device: Where the network, the decoder and, while they are needed, the text encoders live.
         seed: Draws the adapter's first weights.
+        sharded: Spreads the network over the processes of a run.
 
     Raises:
         RecipeError: a value of the section does not fit the model, or there is no such model.
@@ -152,7 +156,7 @@ def load_policy(model: recipe.Model, *, device: str | torch.device = "cpu", seed
     """
     from flowgrpo.policies.pipeline import load_pipeline_policy
 
-    return load_pipeline_policy(model, device=torch.device(device), seed=seed)
+    return load_pipeline_policy(model, device=torch.device(device), seed=seed, sharded=sharded)
 
 
 def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: the first one evaluates alone in the meantime."""
+"""How long a process waits for the others."""
 BUCKET = 2**25
 """Gradient elements summed at once: 128 MiB in float32 beside the gradients themselves."""
 DRIFT = 1e-5
@@ -45,6 +45,41 @@ class _Failure:
     interrupted: bool
 
 
+PASSES = ("backward", "plain", "reference", "graph")
+"""Kinds of passes, in the order in which they are made where processes want different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a process sends in place of a value while it waits for the others to make a pass of networks with it.
+
+    Attributes:
+        kind: one of `PASSES`.
+        networks: those that are called.
+    """
+
+    kind: str
+    networks: tuple[str, ...] = ()
+
+
+class Together(Protocol):
+    """Networks that no process can call alone; see `flowgrpo.sharding`.
+
+    Attributes:
+        inside: a pass is going on, in which the others cannot be told anything.
+    """
+
+    inside: bool
+
+    def follow(self, wanted: Pass) -> None:
+        """Take part in a pass that others need, with nothing of one's own."""
+        ...
+
+    def settle(self) -> None:
+        """No process is in a pass."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """This process among those of a run; alone by default, and then everything here is the identity.
@@ -52,10 +87,12 @@ class Processes:
     Attributes:
         rank: number of this process, 0 to world - 1; process 0 writes the run folder.
         world: how many there are.
+        networks: what they can only call together, if there is such a thing.
     """
 
     rank: int = 0
     world: int = 1
+    networks: Together | None = None
 
     @property
     def first(self) -> bool:
@@ -68,17 +105,29 @@ class Processes:
     def exchange(self, value: T) -> list[T]:
         """The value of every process, in the order of their numbers. All must call it.
 
+        A process that comes here first takes part in the passes that the others still have to make.
+
         Raises:
             Interrupted: a signal has reached one of them.
             RunError: one of them failed, or is gone.
         """
         if self.world == 1:
             return [value]
-        found = _all_gather(value, self.world)
-        failures = [held for held in found if isinstance(held, _Failure)]
-        if failures:
-            raise _known_to_all(_raised(failures[0], self.world))
+        found = self._gathered(value)
+        if self.networks is not None:
+            while (wanted := _wanted(found)) is not None:
+                self.networks.follow(wanted)
+                found = self._gathered(value)
+            self.networks.settle()
         return found
+
+    def join_pass(self, own: Pass, networks: Together) -> Pass:
+        """Wait until every process makes this pass too, or takes part in it; what all of them together call."""
+        while True:
+            wanted = _wanted(self._gathered(own))
+            if wanted is None or wanted.kind == own.kind:
+                return wanted or own
+            networks.follow(wanted)
 
     def joined(self, values: Sequence[T]) -> list[T]:
         """The values of all processes, one process's after the other's."""
@@ -97,6 +146,9 @@ class Processes:
         """Replace each gradient by its sum over the processes; where none has one, there still is none."""
         if self.world == 1:
             return
+        if self.networks is not None:
+            self.exchange(None)  # Each backward pass has summed its own.
+            return
         present = self.exchange([p.grad is not None for p in parameters])
         somewhere = [p for p, *has in zip(parameters, *present, strict=True) if any(has)]
         for bucket in buckets([p.numel() for p in somewhere], BUCKET):
@@ -104,7 +156,7 @@ class Processes:
 
     def refuse_unequal(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Raises: RunError: the processes do not hold the same weights, to `DRIFT` of their mean size."""
-        if self.world == 1:
+        if self.world == 1 or self.networks is not None:
             return
         sums = self.exchange([(p.double().sum().item(), p.double().abs().sum().item()) for p in parameters])
         for rank, there in enumerate(sums):
@@ -117,15 +169,30 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Whatever leaves this block on one process ends the others too, at their next exchange."""
+        """Whatever leaves this block on one process ends the others too, at their next exchange.
+
+        In the middle of a pass of sharded networks nothing can be told: the process ends, and the others notice that.
+        """
         try:
             yield
         except BaseException as error:
             if self.world > 1 and not getattr(error, "known_to_all", False):
                 _known_to_all(error)
-                message = str(error) if isinstance(error, Interrupted) else first_line(error)
-                _send(_Failure(self.rank, message, isinstance(error, Interrupted)), self.world)
+                if self.networks is not None and self.networks.inside:
+                    _raise_if_lost(error, self.world)
+                else:
+                    message = str(error) if isinstance(error, Interrupted) else first_line(error)
+                    _send(_Failure(self.rank, message, isinstance(error, Interrupted)), self.world)
             raise
+
+    def _gathered(self, value: Any) -> list[Any]:
+        if self.networks is not None:
+            self.networks.inside = False
+        found = _all_gather(value, self.world)
+        failures = [held for held in found if isinstance(held, _Failure)]
+        if failures:
+            raise _known_to_all(_raised(failures[0], self.world))
+        return found
 
 
 ALONE = Processes()
@@ -210,13 +277,33 @@ def _all_gather(value: Any, world: int) -> list[Any]:
     try:
         dist.all_gather_object(found, value)
     except RuntimeError as error:
-        raise _known_to_all(
-            RunError(
-                f"another of the {world} processes is gone ({first_line(error)}); the run is saved up to its last "
-                "checkpoint, and the same command continues it"
-            )
-        ) from error
+        raise _gone(error, world) from error
     return found
+
+
+def _gone(error: BaseException, world: int) -> RunError:
+    return _known_to_all(
+        RunError(
+            f"another of the {world} processes is gone ({first_line(error)}); the run is saved up to its last "
+            "checkpoint, and the same command continues it"
+        )
+    )
+
+
+def _raise_if_lost(error: BaseException, world: int) -> None:
+    """Raises: RunError: the error is that a collective of torch did not reach another process."""
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        raise _gone(error, world) from error
+
+
+def _wanted(found: Sequence[Any]) -> Pass | None:
+    """The pass to be made next, with all networks that any process calls in it."""
+    passes = [held for held in found if isinstance(held, Pass)]
+    if not passes:
+        return None
+    kind = min((held.kind for held in passes), key=PASSES.index)
+    called = {name for held in passes if held.kind == kind for name in held.networks}
+    return Pass(kind, tuple(sorted(called)))
 
 
 def _send(failure: _Failure, world: int) -> None:

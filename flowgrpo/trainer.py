@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowgrpo import ema
-from flowgrpo.checkpoint import Checkpoint, drop_newer, newest_good, optimizer_state, optimizer_tensors, save_checkpoint
+from flowgrpo.checkpoint import Checkpoint, drop_newer, save_checkpoint
 from flowgrpo.clock import TIMERS, Clock
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import CheckpointError
@@ -38,8 +37,10 @@ from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_loading import recipe_hash, write_recipe
 from flowgrpo.rewarding import RewardPool
+from flowgrpo.run_state import newest, state_of, take_over
 from flowgrpo.runfolder import RunFolder, append_jsonl, full_disk_told, read_jsonl
 from flowgrpo.saving import replace_folder
+from flowgrpo.sharding import gathered, shared
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
 from flowgrpo.trackers import Trackers
 from flowgrpo.units import reward_metrics
@@ -71,7 +72,8 @@ class Trainer:
     ) -> None:
         self.recipe = recipe
         self.origins = dict(origins or {})
-        self.processes = join_processes(resolve_device(recipe.run.device))
+        device = resolve_device(recipe.run.device)
+        self.processes, self.sharded = shared(join_processes(device), device)
         self.progress = progress if progress is not None and self.processes.first else Progress.silent()
         self.iteration = 0
         self.seconds = 0.0
@@ -88,7 +90,7 @@ class Trainer:
         likelihood = likelihood_of(recipe)
         check_requirements(recipe.objective, likelihood.fields, likelihood.title)
         self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
-        self.medium = load_medium(recipe)
+        self.medium = load_medium(recipe, sharded=self.sharded)
         self.policy = self.medium.policy
         self.pool = RewardPool.from_recipe(
             recipe.reward, device=str(self.policy.device), media=self.medium.media, processes=self.processes
@@ -96,15 +98,14 @@ class Trainer:
         self.learner = Learner(
             self.policy, recipe, self.objective, self._optimizer(), self._average(), processes=self.processes
         )
-        judged = recipe if self.processes.first else unjudged(recipe)
         self.judge = Judge.from_recipe(
-            judged, self.medium, self.folder, self.progress, self.learner.average, self.prompts
+            recipe, self.medium, self.folder, self.progress, self.learner.average, self.prompts, self.processes
         )
 
     def run(self) -> RunResult:
         """Train until a stop criterion or a signal; evaluate before and after; write the report.
 
-        Of several processes the first one writes and evaluates while the others wait.
+        Of several processes the first one writes.
 
         Raises:
             FlowgrpoError: whatever a user can act on; the last checkpoint stays usable.
@@ -129,8 +130,9 @@ class Trainer:
                 return self._stopped(f"{signal_} received; `--run.resume auto` (the default) continues", True)
         self.pool.abandon()
         self._say_if_never_clipped()
+        state = gathered(self.judge.average or self.policy.trainable(), self.processes)
         if self.processes.first:
-            replace_folder(self.folder.adapter, lambda part: self.policy.save(part, self.judge.average))
+            replace_folder(self.folder.adapter, lambda part: self.policy.save(part, state))
         self.judge.after(self.iteration)
         return self._stopped(reason, False)
 
@@ -248,7 +250,12 @@ class Trainer:
         train = self.recipe.train
         parameters = list(self.policy.trainable().values())
         return torch.optim.AdamW(
-            parameters, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay, eps=train.adam_eps
+            parameters,
+            lr=train.lr,
+            betas=train.betas,
+            weight_decay=train.weight_decay,
+            eps=train.adam_eps,
+            foreach=None if self.sharded is None else True,
         )
 
     def _average(self) -> ema.Average | None:
@@ -259,16 +266,9 @@ class Trainer:
             return
         self.processes.refuse_unequal(list(self.policy.trainable().values()))
         self._saved = self.iteration
+        tensors = state_of(self.learner)
         if not self.processes.first:
             return
-        names = list(self.policy.trainable())
-        tensors: dict[str, Mapping[str, Tensor]] = {
-            "weights": self.policy.state_dict(),
-            "optimizer": optimizer_tensors(self.learner.optimizer.state_dict(), names),
-            "rng": {"torch": torch.get_rng_state()},
-        }
-        if self.learner.average is not None:
-            tensors["ema"] = self.learner.average
         numbers = {"updates": self.learner.updates, "seconds": self.seconds, "recipe": recipe_hash(self.recipe)}
         start = time.perf_counter()
         self.folder.flush()
@@ -280,7 +280,7 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Take over the newest good checkpoint of the folder, if there is one."""
-        saved, complaints = self.processes.of_first(lambda: newest_good(self.folder.checkpoints))
+        saved, complaints = newest(self.folder.checkpoints, self.processes)
         for complaint in complaints:
             self.folder.event("warning", f"{complaint}; using the one before")
             self.progress.say(f"warning: {complaint}; using the one before")
@@ -291,14 +291,7 @@ class Trainer:
                 f"{self.folder.path} holds a run of another recipe; give this one another --run.dir, "
                 "or start anew with --run.resume never"
             )
-        names = list(self.policy.trainable())
-        self.policy.load_state_dict(saved.tensors["weights"])
-        optimizer = self.learner.optimizer
-        optimizer.load_state_dict(optimizer_state(saved.tensors["optimizer"], names, optimizer.state_dict()))
-        for name, average in (self.learner.average or {}).items():
-            average.copy_(saved.tensors["ema"][name])
-        torch.set_rng_state(saved.tensors["rng"]["torch"])
-        self.learner.updates = saved.numbers["updates"]
+        take_over(saved, self.learner)
         self.iteration, self.seconds = saved.iteration, saved.numbers["seconds"]
         self._saved = self.iteration
         self.progress.say(f"resuming {self.folder.path} after iteration {self.iteration}")

@@ -18,6 +18,7 @@ from flowgrpo.policy import Trainable
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.recipe import Recipe
 from flowgrpo.records import Record
+from flowgrpo.sharding import whole
 from flowgrpo.unit_metrics import UnitMetrics
 
 
@@ -116,13 +117,14 @@ class Learner:
 
     def _clip_gradients(self) -> float:
         named = self.policy.trainable()
-        return torch.nn.utils.clip_grad_norm_(named.values(), self.recipe.train.max_grad_norm).item()
+        return whole(torch.nn.utils.clip_grad_norm_(named.values(), self.recipe.train.max_grad_norm)).item()
 
     def _non_finite(self, work: Work, update: Update, loss_of: LossOf, epoch: int, on_policy: bool) -> str:
         """Which parameter and, by going through this process's micro-batches again, which samples did it."""
         named = self.policy.trainable()
         said, first = f"the gradient of {_first_non_finite(named)} is not finite in update {self.updates + 1}", ""
-        for batch in update.batches:  # all of them: processes whose networks are shared go through them together
+        # Gradients of sharded networks are of all processes' micro-batches, and tell nothing about one.
+        for batch in update.batches if self.processes.networks is None else ():
             self.optimizer.zero_grad(set_to_none=True)
             units, _ = work.backward(batch, update.kept, loss_of, epoch=epoch, on_policy=on_policy)
             if not first and any(p.grad is not None and not torch.isfinite(p.grad).all() for p in named.values()):
@@ -133,5 +135,5 @@ class Learner:
 
 
 def _first_non_finite(named: dict[str, torch.nn.Parameter]) -> str:
-    bad = (name for name, p in named.items() if p.grad is not None and not torch.isfinite(p.grad).all())
+    bad = (name for name, p in named.items() if p.grad is not None and not torch.isfinite(whole(p.grad)).all())
     return next(bad, "the parameters together")

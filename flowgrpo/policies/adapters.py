@@ -21,7 +21,7 @@ from flowgrpo.errors import RecipeError, did_you_mean
 from flowgrpo.policies.experts import HIGH, networks_of
 from flowgrpo.policies.facts import FACTS
 from flowgrpo.policies.loading import load_reference
-from flowgrpo.policies.precision import DTYPES, make_masters
+from flowgrpo.policies.precision import DTYPES, Place, make_masters
 from flowgrpo.recipe import Model
 
 State = Mapping[str, Tensor]
@@ -50,8 +50,8 @@ class TrainedPart:
     load: Callable[[Path], dict[str, Tensor]]
 
 
-def attach(pipe: Any, model: Model, *, device: torch.device, seed: int) -> Trained:
-    """Makes what the recipe trains trainable, in every network of the pipeline.
+def attach(pipe: Any, model: Model, *, place: Place, seed: int) -> Trained:
+    """Makes what the recipe trains trainable, in every network of the pipeline, and brings these where they work.
 
     The names and files of the first network are plain; those of a second one start with, and lie in, its component.
 
@@ -60,7 +60,7 @@ def attach(pipe: Any, model: Model, *, device: torch.device, seed: int) -> Train
     """
     make = ADAPTERS[model.adapter]
     seeds = {name: seed + number for number, name in enumerate(networks_of(pipe))}
-    parts = {name: make(pipe, name, model, device=device, seed=own) for name, own in seeds.items()}
+    parts = {name: make(pipe, name, model, place=place, seed=own) for name, own in seeds.items()}
     return Trained(
         parameters={_key(name, key): held for name, part in parts.items() for key, held in part.parameters.items()},
         reference=partial(_references, parts),
@@ -69,7 +69,7 @@ def attach(pipe: Any, model: Model, *, device: torch.device, seed: int) -> Train
     )
 
 
-def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> TrainedPart:
+def attach_lora(pipe: Any, component: str, model: Model, *, place: Place, seed: int) -> TrainedPart:
     """A low-rank adapter on the recipe's or the family's targets, Gaussian A, zero B (the identity at the start).
 
     Source: LoRA (arXiv 2106.09685); ranks and targets as Flow-GRPO (arXiv 2505.05470) publishes them.
@@ -87,7 +87,7 @@ def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device
         torch.manual_seed(seed)
         network.add_adapter(config)
     network.eval()
-    masters = make_masters(network, DTYPES[model.dtype])
+    masters = make_masters(network, DTYPES[model.dtype], place)
     return TrainedPart(
         parameters=masters,
         reference=partial(adapter_off, network),
@@ -96,11 +96,11 @@ def attach_lora(pipe: Any, component: str, model: Model, *, device: torch.device
     )
 
 
-def unfreeze(pipe: Any, component: str, model: Model, *, device: torch.device, seed: int) -> TrainedPart:
+def unfreeze(pipe: Any, component: str, model: Model, *, place: Place, seed: int) -> TrainedPart:
     """Every parameter of the transformer; the reference is a frozen copy, made when it is first asked for."""
     network = getattr(pipe, component).requires_grad_(True)
-    masters = make_masters(network, DTYPES[model.dtype])
-    copy = cache(lambda: load_reference(network, component, model).to(device))
+    masters = make_masters(network, DTYPES[model.dtype], place)
+    copy = cache(lambda: place(load_reference(network, component, model)))
     return TrainedPart(
         parameters=masters,
         reference=partial(frozen_copy, copy),

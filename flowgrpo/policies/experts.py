@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 HIGH, LOW = "transformer", "transformer_2"
@@ -24,10 +26,11 @@ def boundary_of(pipe: Any) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A network and the rows that are its own; None is all of them."""
+    """A network and the rows that are its own; None is all of them. An idle one's answer counts for nothing."""
 
     network: str
     rows: Tensor | None
+    idle: bool = False
 
 
 def shares(timestep: Tensor, boundary: float | None) -> list[Share]:
@@ -45,3 +48,16 @@ def shares(timestep: Tensor, boundary: float | None) -> list[Share]:
     if not high.any():
         return [Share(LOW, None)]
     return [Share(HIGH, high.nonzero().flatten()), Share(LOW, (~high).nonzero().flatten())]
+
+
+def with_idle(own: Sequence[Share], called: Sequence[str], rows: int) -> list[Share]:
+    """The shares of `rows` rows, and their first row once more for each network that others alone have rows for."""
+    shares_of = {share.network: share for share in own}
+    if set(shares_of) == set(called):
+        return list(own)
+    every = {name: replace(share, rows=_all(share, rows)) for name, share in shares_of.items()}
+    return [every.get(name) or Share(name, torch.zeros(1, dtype=torch.int64), idle=True) for name in sorted(called)]
+
+
+def _all(share: Share, rows: int) -> Tensor:
+    return torch.arange(rows) if share.rows is None else share.rows

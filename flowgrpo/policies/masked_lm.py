@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from flowgrpo.policies.adapters import TrainedPart, adapter_off, check_targets, 
 from flowgrpo.policies.loading import locate
 from flowgrpo.policies.masked_families import FAMILIES, MaskedFamily, contradictions, unstated
 from flowgrpo.policies.masked_saving import read_lora, read_network, save_lora, save_network
-from flowgrpo.policies.precision import DTYPES, freeze, make_masters
+from flowgrpo.policies.precision import DTYPES, Place, freeze, make_masters
 from flowgrpo.policies.remote_code import prepare, restore_buffers
+from flowgrpo.processes import Pass
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe import Model
 from flowgrpo.saving import copied, fill
+from flowgrpo.sharding import Sharded, passing
 from samplers.masked_ends import Ends
 
 PAIRS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,18 +41,30 @@ class MaskedPolicy:
     The network is always in eval mode, in training too: dropout would make old and new log-probs differ.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, model: Model, trained: TrainedPart, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        model: Model,
+        trained: TrainedPart,
+        device: torch.device,
+        sharded: Sharded | None = None,
+    ) -> None:
         self.device = device
         self.mask_id = int(model.mask_id or 0)
         self.ends = Ends(tuple(model.eos_ids), tuple(model.pad_ids))
         self.pad_id = self.ends.tokens[-1]
         self._network, self._tokenizer, self._model, self._trained = network, tokenizer, model, trained
-        self._plain = network
+        self._plain, self._sharded, self._untrained = network, sharded, False
+        if sharded is not None:
+            sharded.idle = self._idle
         self._takes_positions = "position_ids" in inspect.signature(network.forward).parameters
         size = network.get_output_embeddings().weight.shape[0]
         beyond = range(len(tokenizer), size)
         self._forbidden = torch.tensor(sorted({self.mask_id, *beyond}), device=device)
-        self._head_apart = _head_is_apart(network, self.mask_id, device)
+        self._head_apart = True
+        with passing(sharded, ("network",), reference=False):
+            self._head_apart = self._head_is_apart()
 
     def tokens(self, prompt: str) -> tuple[int, ...]:
         """Ids of a prompt, as one user message of the chat template or as raw text.
@@ -107,11 +121,9 @@ class MaskedPolicy:
             extra["attention_mask"] = PAIRS[str(self._model.padding_mask)](attention_mask)
             if self._takes_positions:
                 extra["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        if not self._head_apart:
-            return Projected(self._network(input_ids=ids, **extra).logits[rows, columns], given, self._forbidden)
-        head = self._network.get_output_embeddings()
-        hidden = _hidden(self._network, head, {"input_ids": ids, **extra})
-        return Projected(hidden[rows, columns], head, self._forbidden)
+        with passing(self._sharded, ("network",), reference=self._untrained):
+            found = self._projected(self._network, {"input_ids": ids, **extra})
+        return Projected(found.hidden[rows, columns], found.head, self._forbidden)
 
     def trainable(self) -> dict[str, Parameter]:
         """The trained parameters (float32 masters) by name, in the network's order."""
@@ -121,10 +133,11 @@ class MaskedPolicy:
     def reference(self) -> Iterator[None]:
         """Inside, `logits` are the untrained model's: the adapter off, or a frozen copy of the base network."""
         with self._trained.reference() as self._network:
+            self._untrained = True
             try:
                 yield
             finally:
-                self._network = self._plain
+                self._network, self._untrained = self._plain, False
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU of the trained parameters alone."""
@@ -154,14 +167,53 @@ class MaskedPolicy:
         """The module that does the work: {"network"}."""
         return {"network": self._plain}
 
+    def _projected(self, network: Any, inputs: Mapping[str, Tensor]) -> Projected:
+        """What the network answers for whole canvases: hidden states [n, T, D] and their head."""
+        if not self._head_apart:
+            logits = network(**inputs).logits
+            return Projected(logits if self._sharded is None else self._sharded.awaited(logits)[0], given)
+        head = network.get_output_embeddings()
+        hidden = _hidden(network, head, inputs)
+        if self._sharded is not None:
+            head, hidden = self._sharded.whole(head, hidden)
+        return Projected(hidden, head)
 
-def load_masked_policy(model: Model, *, device: torch.device, seed: int) -> MaskedPolicy:
+    def _idle(self, wanted: Pass) -> Tensor:
+        """Four masks through the network and its head."""
+        untrained = wanted.kind == "reference"
+        with self._trained.reference() if untrained else nullcontext(self._plain) as network:
+            found = self._projected(network, {"input_ids": self._masks()})
+        return found.hidden.float().sum() + found.head(found.hidden[0]).float().sum()
+
+    def _masks(self) -> Tensor:
+        return torch.full((1, 4), self.mask_id, device=self.device)
+
+    @torch.no_grad()
+    def _head_is_apart(self) -> bool:
+        """Whether the last thing that the network does is its head, so that it may be applied to some positions alone.
+
+        Tried out once on a few masks: a class that scales its logits or never calls its output embedding shows here.
+        """
+        inputs = {"input_ids": self._masks()}
+        logits = self._network(**inputs).logits
+        try:
+            found = self._projected(self._network, inputs)
+        except (IndexError, RuntimeError):
+            return False
+        same = found.hidden.shape[:2] == logits.shape[:2]
+        return same and torch.allclose(found.head(found.hidden).to(logits), logits, atol=1e-4, rtol=1e-3)
+
+
+def load_masked_policy(
+    model: Model, *, device: torch.device, seed: int, sharded: Sharded | None = None
+) -> MaskedPolicy:
     """The policy that a recipe's `model` section describes.
 
     Args:
         model: the section; `path` is a folder of transformers, a hub name or an embedded model.
         device: where the network lives.
         seed: draws the adapter's first weights.
+        sharded: spreads the network over the processes of a run.
 
     Raises:
         RecipeError: a property is not stated, or contradicts the model.
@@ -177,11 +229,11 @@ def load_masked_policy(model: Model, *, device: torch.device, seed: int) -> Mask
     if family.remote and model.trust_remote_code:
         prepare(config, family.loader, locate(model.path), model.revision)
     network = load_network(model, family)
-    trained = ADAPTERS[model.adapter](network, tokenizer, family, model, device=device, seed=seed)
+    place: Place = sharded.place if sharded is not None else lambda module: module.to(device)
+    trained = ADAPTERS[model.adapter](network, tokenizer, family, model, place=place, seed=seed)
     if model.gradient_checkpointing:
         network.gradient_checkpointing_enable()
-    network.to(device)
-    return MaskedPolicy(network, tokenizer, model, trained, device)
+    return MaskedPolicy(network, tokenizer, model, trained, device, sharded)
 
 
 def load_network(model: Model, family: MaskedFamily) -> Any:
@@ -195,7 +247,7 @@ def load_network(model: Model, family: MaskedFamily) -> Any:
 
 
 def _attach_lora(
-    network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, device: torch.device, seed: int
+    network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, place: Place, seed: int
 ) -> TrainedPart:
     """A low-rank adapter on the recipe's or the family's targets. Source: LoRA (arXiv 2106.09685)."""
     from peft import LoraConfig
@@ -212,7 +264,7 @@ def _attach_lora(
         network.add_adapter(config)
     network.eval()
     return TrainedPart(
-        parameters=make_masters(network, DTYPES[model.dtype]),
+        parameters=make_masters(network, DTYPES[model.dtype], place),
         reference=partial(adapter_off, network),
         save=partial(save_lora, config),
         load=partial(read_lora, config),
@@ -220,7 +272,7 @@ def _attach_lora(
 
 
 def _unfreeze(
-    network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, device: torch.device, seed: int
+    network: Any, tokenizer: Any, family: MaskedFamily, model: Model, *, place: Place, seed: int
 ) -> TrainedPart:
     """Every parameter; the reference is a frozen copy, made when it is first asked for."""
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
@@ -230,8 +282,8 @@ def _unfreeze(
             "right would be float32, or model.adapter lora"
         )
     network.requires_grad_(True)
-    masters = make_masters(network, DTYPES[model.dtype])
-    copy = cache(lambda: freeze(load_network(model, family), DTYPES[model.dtype]).to(device))
+    masters = make_masters(network, DTYPES[model.dtype], place)
+    copy = cache(lambda: place(freeze(load_network(model, family), DTYPES[model.dtype])))
     return TrainedPart(
         parameters=masters,
         reference=partial(frozen_copy, copy),
@@ -287,32 +339,20 @@ def _check_tokenizer(model: Model, tokenizer: Any) -> None:
 
 
 def _hidden(network: Any, head: Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """What the head would be given [n, T, D]; inside the network it sees no row, so that it costs nothing there."""
+    """What the head would be given [n, T, D]; inside the network it sees no row, so that it costs nothing there.
+
+    It comes out as the network's answer, whose hooks a sharded network needs in the backward pass.
+    """
     seen: list[Tensor] = []
 
     def take(module: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         seen.append(arguments[0])
         return (arguments[0][:0], *arguments[1:])
 
-    handle = head.register_forward_pre_hook(take)
+    handles = head.register_forward_pre_hook(take), head.register_forward_hook(lambda *call: seen[0])
     try:
-        network(**inputs)
+        answer: Tensor = network(**inputs).logits
     finally:
-        handle.remove()
-    return seen[0]
-
-
-@torch.no_grad()
-def _head_is_apart(network: Any, mask_id: int, device: torch.device) -> bool:
-    """Whether the last thing that the network does is its head, so that it may be applied to some positions alone.
-
-    Tried out once on a few masks: a class that scales its logits or never calls its output embedding shows here.
-    """
-    ids = torch.full((1, 4), mask_id, device=device)
-    head = network.get_output_embeddings()
-    whole = network(input_ids=ids).logits
-    try:
-        hidden = _hidden(network, head, {"input_ids": ids})
-    except (IndexError, RuntimeError):
-        return False
-    return hidden.shape[:2] == ids.shape and torch.allclose(head(hidden).to(whole), whole, atol=1e-4, rtol=1e-3)
+        for handle in handles:
+            handle.remove()
+    return answer.to(seen[0].dtype)

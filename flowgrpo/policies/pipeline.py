@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from torch.nn import Module, Parameter
 
 from flowgrpo.attention import set_attention
 from flowgrpo.policies.adapters import Trained, attach
-from flowgrpo.policies.experts import boundary_of, networks_of, shares
+from flowgrpo.policies.experts import Share, boundary_of, networks_of, shares, with_idle
 from flowgrpo.policies.family import Family, Text
 from flowgrpo.policies.grids import grid_sigmas
 from flowgrpo.policies.loading import load_pipeline, plan_latents, reload_text_parts
-from flowgrpo.policies.precision import DTYPES
+from flowgrpo.policies.precision import DTYPES, Place
 from flowgrpo.policy import Conditioning
+from flowgrpo.processes import Pass
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe import Model
 from flowgrpo.saving import copied, fill
+from flowgrpo.sharding import Sharded, passing
 from samplers.noise import keyed_noise
 
 
@@ -33,8 +35,19 @@ class PipelinePolicy:
     The network is always in eval mode, in training too: dropout would make old and new log-probs differ.
     """
 
-    def __init__(self, pipe: Any, family: Family, model: Model, trained: Trained, device: torch.device) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        family: Family,
+        model: Model,
+        trained: Trained,
+        device: torch.device,
+        sharded: Sharded | None = None,
+    ) -> None:
         self.device = device
+        self._sharded, self._untrained = sharded, False
+        if sharded is not None:
+            sharded.idle = self._idle
         self.dtype = DTYPES[model.dtype]
         self._latents = plan_latents(pipe, model)
         self.latent_shape = self._latents.shape
@@ -136,10 +149,11 @@ class PipelinePolicy:
         """Inside, `velocity` is the untrained model's: the adapter off, or a frozen copy of the base network."""
         networks = self._networks
         with self._trained.reference() as self._networks:
+            self._untrained = True
             try:
                 yield
             finally:
-                self._networks = networks
+                self._networks, self._untrained = networks, False
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU of the trained parameters alone."""
@@ -175,15 +189,34 @@ class PipelinePolicy:
 
     def _denoise(self, x: Tensor, timestep: Tensor, text: Text, guidance_scale: float) -> Tensor:
         """Velocity of every row, float32, each from the network that its noise level names."""
-        v = torch.empty_like(x, dtype=torch.float32)
-        for share in shares(timestep, self._boundary):
+        own = shares(timestep, self._boundary)
+        with passing(self._sharded, [share.network for share in own], reference=self._untrained) as called:
+            v = self._answers(with_idle(own, called, len(x)), x, timestep, text, guidance_scale)
+        return v if self._sharded is None else self._sharded.awaited(v)[0]
+
+    def _answers(
+        self, all_shares: Sequence[Share], x: Tensor, timestep: Tensor, text: Text, guidance_scale: float
+    ) -> Tensor:
+        v = torch.zeros_like(x, dtype=torch.float32)
+        for share in all_shares:
             network, rows = self._networks[share.network], share.rows
             if rows is None:
                 return self._family.denoise(network, x, timestep, text, guidance_scale).float()
+            rows = rows.to(x.device)
             part = {name: tensor[rows] for name, tensor in text.items()}
-            answer = self._family.denoise(network, x[rows], timestep[rows], part, guidance_scale)
-            v = v.index_copy(0, rows, answer.float())
+            answer = self._family.denoise(network, x[rows], timestep[rows], part, guidance_scale).float()
+            v = v + 0 * answer.sum() if share.idle else v.index_copy(0, rows, answer)
         return v
+
+    def _idle(self, wanted: Pass) -> Tensor:
+        """One empty latent with some prompt's text through each of the networks."""
+        text = {name: tensor.to(self.device) for name, tensor in next(iter(self._encoded.values())).items()}
+        x = torch.zeros((1, *self.latent_shape), dtype=self.dtype, device=self.device)
+        timestep = torch.full((1,), 500.0, device=self.device)
+        untrained = wanted.kind == "reference"
+        with self._trained.reference() if untrained else nullcontext(networks_of(self._pipe)) as networks:
+            answers = [self._family.denoise(networks[name], x, timestep, text, 1.0) for name in wanted.networks]
+        return torch.stack([answer.float().sum() for answer in answers]).sum()
 
     def _encode_one(self, prompt: str, negative: bool) -> dict[str, Tensor]:
         if self._encoders_dropped:
@@ -211,7 +244,9 @@ class PipelinePolicy:
             warnings.warn(f"a prompt is too long and is cut ({', '.join(cuts)}): {prompt!r}", stacklevel=4)
 
 
-def load_pipeline_policy(model: Model, *, device: torch.device, seed: int) -> PipelinePolicy:
+def load_pipeline_policy(
+    model: Model, *, device: torch.device, seed: int, sharded: Sharded | None = None
+) -> PipelinePolicy:
     """Loads the pipeline, prepares its network as the recipe says and moves what stays to the device.
 
     Raises:
@@ -224,13 +259,13 @@ def load_pipeline_policy(model: Model, *, device: torch.device, seed: int) -> Pi
     for network in networks.values():
         set_attention(network, model.attention)
     # Adapter weights are drawn before the move: the same on every device.
-    trained = attach(pipe, model, device=device, seed=seed)
+    place: Place = sharded.place if sharded is not None else lambda network: network.to(device)
+    trained = attach(pipe, model, place=place, seed=seed)
     for network in networks.values():
         if model.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        network.to(device)
     pipe.vae.to(device)
-    return PipelinePolicy(pipe, family, model, trained, device)
+    return PipelinePolicy(pipe, family, model, trained, device, sharded)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,15 @@ network and its rounding would reach the rewards. Buffers keep the precision of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.utils import parametrize
 
+Place = Callable[[Module], Module]
+"""Brings a network to where it works, in place: to one device, or in shares to those of all processes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,23 +35,26 @@ def component_dtypes(dtype: torch.dtype, *, full: bool) -> dict[str, torch.dtype
     return {"default": dtype, "transformer": torch.float32 if full else dtype, "vae": torch.float32}
 
 
-def make_masters(network: Module, dtype: torch.dtype) -> dict[str, Parameter]:
+def make_masters(network: Module, dtype: torch.dtype, place: Place = lambda network: network) -> dict[str, Parameter]:
     """Turns every parameter of `network` that requires a gradient into a float32 master, cast to `dtype` in use.
 
+    Args:
+        network: changed in place.
+        dtype: of the forward pass.
+        place: is then given the network.
+
     Returns:
-        The masters by their name in the plain network, in the network's order.
+        The masters where they work, by their name in the plain network, in the network's order.
     """
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    masters = {}
     for name in trained:
         owner, leaf = _owner(network, name)
         parameter = getattr(owner, leaf)
         parameter.data = parameter.data.float()
         if dtype != torch.float32:
             parametrize.register_parametrization(owner, leaf, _Cast(dtype), unsafe=True)
-            parameter = owner.parametrizations[leaf].original  # type: ignore[index, union-attr]
-        masters[name] = parameter
-    return masters
+    placed = {plain_name(name): parameter for name, parameter in place(network).named_parameters()}
+    return {name: placed[name] for name in trained}
 
 
 def freeze(network: Module, dtype: torch.dtype) -> Module:

@@ -168,7 +168,7 @@ def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
     for name in (*real["networks"], "vae"):
         parts[name].requires_grad_(False).eval()
     pipe = _pipeline(diffusers, real, parts)
-    trained = attach(pipe, model, device=torch.device("cpu"), seed=0)
+    trained = attach(pipe, model, place=lambda network: network, seed=0)
     return PipelinePolicy(pipe, FAMILIES[real["pipeline"]], model, trained, torch.device("cpu"))
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from flowgrpo.checkpoint import list_checkpoints
 from flowgrpo.errors import FlowgrpoError, RecipeError
@@ -24,10 +21,9 @@ from flowgrpo.recipe_loading import load_recipe
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer
 from tests import masked_toys as toys
+from tests.launched import PATIENCE_S, assert_close, assert_same_run, ended, start, trained
 
 Make = Callable[..., Recipe]
-FORK = multiprocessing.get_context("fork")
-PATIENCE_S = 120
 REWARDS = """
 import os, time
 
@@ -45,38 +41,6 @@ def digits(texts, prompts, metadata):
 """
 
 
-def start(world: int, target: Callable[[int], None]) -> list[Any]:
-    """Forked processes as a launcher starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def body(rank: int) -> None:
-        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update({name: str(value) for name, value in {**launched, "MASTER_PORT": port}.items()})
-        target(rank)
-
-    children = [FORK.Process(target=body, args=(rank,)) for rank in range(world)]
-    for child in children:
-        child.start()
-    return children
-
-
-def ended(children: list[Any]) -> list[int | None]:
-    """Exit codes; a process that hangs is killed and has -9."""
-    until = time.monotonic() + PATIENCE_S
-    for child in children:
-        child.join(max(0.0, until - time.monotonic()))
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-    return [child.exitcode for child in children]
-
-
-def trained(world: int, recipe: Recipe) -> None:
-    assert ended(start(world, lambda rank: Trainer(recipe).run() and None)) == [0] * world
-
-
 def messages(world: int, recipe: Recipe, folder: Path) -> list[str]:
     """What each process says when it ends with an error."""
 
@@ -89,36 +53,6 @@ def messages(world: int, recipe: Recipe, folder: Path) -> list[str]:
 
     assert ended(start(world, target)) == [1] * world
     return [(folder / f"said-{rank}").read_text() for rank in range(world)]
-
-
-def assert_close(one: Any, two: Any, where: str = "", rel: float = 1e-5) -> None:
-    """Equal in structure, numbers to `rel` of their size (or 1e-6, where they are differences of nearly equal ones)."""
-    assert type(one) is type(two), where
-    if isinstance(one, dict):
-        assert list(one) == list(two), where
-        for key in one:
-            assert_close(one[key], two[key], f"{where}/{key}", rel)
-    elif isinstance(one, list):
-        assert len(one) == len(two), where
-        for i, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_close(a, b, f"{where}[{i}]", rel)
-    elif isinstance(one, float):
-        assert math.isclose(one, two, rel_tol=rel, abs_tol=1e-6), (where, one, two)
-    else:
-        assert one == two, (where, one, two)
-
-
-def assert_same_run(one: Path, two: Path) -> None:
-    """Metrics, trees, evaluations and trained weights of two run folders."""
-    assert_close(read_jsonl(one / "metrics.jsonl"), read_jsonl(two / "metrics.jsonl"))
-    # Advantages of trees are z-scores of rewards that agree in three digits, which brings rounding forward.
-    assert_close(read_jsonl(one / "trees.jsonl"), read_jsonl(two / "trees.jsonl"), rel=1e-4)
-    rows = [[{**row, "seconds": 0} for row in read_jsonl(run / "eval.jsonl")] for run in (one, two)]
-    assert_close(*rows)
-    a, b = (load_file(next((run / "adapter").glob("*.safetensors"))) for run in (one, two))
-    assert a.keys() == b.keys()
-    assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-6
-    assert max(tensor.abs().max().item() for tensor in a.values()) > 1e-4
 
 
 @pytest.fixture(scope="session")
@@ -207,18 +141,19 @@ def test_an_error_on_one_process_ends_both_with_one_message(make_recipe: Make, r
     assert first == f"process 1 of 2: {second}"
 
 
-def running(recipe: Recipe, folder: Path, target: Callable[[int], None]) -> list[Any]:
-    """Two processes that have done an iteration."""
+def running(recipe: Recipe, begun: Callable[[], Any], target: Callable[[int], None]) -> list[Any]:
+    """Two processes that have begun, by what they have left."""
     children = start(2, target)
     until = time.monotonic() + PATIENCE_S
-    while not read_jsonl(folder / "metrics.jsonl") and time.monotonic() < until:
+    while not begun() and time.monotonic() < until:
         time.sleep(0.05)
     return children
 
 
 def test_a_signal_to_one_process_stops_both_and_nothing_is_lost(make_recipe: Make, tmp_path: Path) -> None:
     recipe = make_recipe(train__iterations=10_000, run__checkpoint_every=10_000)
-    children = running(recipe, tmp_path / "run", lambda rank: Trainer(recipe).run() and None)
+    rows = partial(read_jsonl, tmp_path / "run" / "metrics.jsonl")
+    children = running(recipe, rows, lambda rank: Trainer(recipe).run() and None)
     os.kill(children[1].pid, signal.SIGTERM)
     assert ended(children) == [0, 0]
     done = len(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
@@ -235,7 +170,7 @@ def test_a_killed_process_ends_the_other(make_recipe: Make, tmp_path: Path) -> N
             Trainer(recipe).run()
         (tmp_path / "left").touch()
 
-    children = running(recipe, tmp_path / "run", target)
+    children = running(recipe, partial(list_checkpoints, tmp_path / "run" / "checkpoints"), target)
     os.kill(children[1].pid, signal.SIGKILL)
     assert ended(children) == [0, -signal.SIGKILL]
     assert (tmp_path / "left").exists()
