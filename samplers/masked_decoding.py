@@ -7,7 +7,7 @@ from typing import Any
 
 from samplers.masked_remasking import Remasking, none, resolve_remasking
 from samplers.masked_schedules import Schedule, bernoulli, resolve_schedule
-from samplers.masked_tokens import DRAWS, Order, random, resolve_order
+from samplers.masked_tokens import DRAWS, Order, entropy, random, resolve_order
 from samplers.plans import unknown_name
 
 
@@ -30,7 +30,7 @@ class Decoding:
         top_k: tokens to keep, >= 1; None keeps all.
         draw: ``"gumbel"``, or ``"inverse"`` with one random number per position instead of one per token.
         guidance: unsupervised guidance w >= 0; every step above 0 costs two forwards.
-        threshold: also reveal every mask of at least this confidence. Without ``steps`` that is Fast-dLLM's rule, with
+        threshold: also reveal every mask of at least this confidence of the order. Without ``steps`` that is Fast-dLLM's rule, with
             steps LLaDA2's.
         entropy_bound: also reveal what an entropy bound >= 0 in nats allows (EB-Sampler).
         eos_ids: end tokens. Once one is decided and nothing before it is masked, the row stops and its remaining masks
@@ -113,6 +113,11 @@ class Decoding:
             (
                 self.threshold is not None and resolve_order(self.order) is random,
                 "threshold needs an order with a confidence, 'random' has none",
+            ),
+            (
+                self.threshold is not None and self.threshold > 0 and resolve_order(self.order) is entropy,
+                f"the confidence of order 'entropy' is minus an entropy, at most 0: threshold {self.threshold} is never "
+                "reached; give a negative one, in nats",
             ),
             (
                 adaptive and self.revises,

@@ -84,13 +84,17 @@ def logprob_jobs() -> list[Row]:
 
 
 def decoding_jobs(problems: int) -> list[Row]:
-    """Task by task, every order with every rule that it can have: a random order has no confidence to reach."""
+    """Task by task, every order with every rule that it can have: a threshold is a probability or a gap of two."""
     return [
         {"part": "decoding", "task": task, "order": order, "rule": rule, "value": value, "problems": problems}
         for task, order, rule in product(WINDOWS, ORDERS, RULES)
         for value in RULES[rule]
-        if (order, rule) != ("random", "threshold")
+        if _fits(order, rule)
     ]
+
+
+def _fits(order: str, rule: str) -> bool:
+    return rule != "threshold" or order not in ("random", "entropy")
 
 
 def find(rows: Sequence[Row], job: Row) -> Row | None:
@@ -190,13 +194,15 @@ def decoding_table(rows: Sequence[Row], problems: int) -> str:
         found = [row for job in decoding_jobs(problems) if (row := find(rows, job))]
         mine = [row for row in found if (row["task"], row["order"]) == (task, order)]
         base = next((row for row in mine if row["rule"] == "one"), None)
-        cells = (_cheapest_text(mine, base, rule) for rule in RULES if rule != "one")
+        cells = (_cheapest_text(mine, base, order, rule) for rule in RULES if rule != "one")
         first = "missing" if base is None else f"{100 * accuracy(base):5.1f} %  {base['forwards']:5.2f}"
         lines.append(f"{task:11s} {order:15s} {first:20s} {'  '.join(f'{text:24s}' for text in cells)}".rstrip())
     return "\n".join(lines)
 
 
-def _cheapest_text(rows: Sequence[Row], base: Row | None, rule: str) -> str:
+def _cheapest_text(rows: Sequence[Row], base: Row | None, order: str, rule: str) -> str:
+    if not _fits(order, rule):
+        return "does not apply"
     best = None if base is None else cheapest([row for row in rows if row["rule"] == rule], base)
     if best is None:
         return "missing" if not any(row["rule"] == rule for row in rows) else "none as good"

@@ -37,14 +37,15 @@ def test_jobs_are_found_again() -> None:
     assert len({tuple(job.items()) for job in jobs}) == len(jobs)
     rows = [{**job, "seconds": 1.0} for job in jobs[:5]]
     assert find(rows, jobs[4]) == rows[4] and find(rows, jobs[5]) is None
-    assert not any(job["order"] == "random" and job["rule"] == "threshold" for job in decoding_jobs(8))
+    reached = {job["order"] for job in decoding_jobs(8) if job["rule"] == "threshold"}
+    assert reached == {"low_confidence", "maskgit_plus", "topk_margin"}
 
 
 def decoded(rule: str, value: float, solved: str, forwards: float) -> dict[str, Any]:
     job = next(
         job
         for job in decoding_jobs(len(solved))
-        if (job["task"], job["order"], job["rule"], job["value"]) == ("countdown", "entropy", rule, value)
+        if (job["task"], job["order"], job["rule"], job["value"]) == ("countdown", "topk_margin", rule, value)
     )
     return {**job, "solved": solved, "forwards": forwards}
 
@@ -58,11 +59,11 @@ def test_cheapest_is_no_worse_than_one_token_per_step() -> None:
     assert cheapest(rows, base) == rows[1]
     assert cheapest(rows[:1], base) is None and cheapest(rows, base, tolerance=0.25) == rows[0]
     line = next(
-        line for line in decoding_table([base, *rows], 4).splitlines() if line.startswith("countdown   entropy")
+        line for line in decoding_table([base, *rows], 4).splitlines() if line.startswith("countdown   topk_margin")
     )
     assert line.split() == [
         "countdown",
-        "entropy",
+        "topk_margin",
         "50.0",
         "%",
         "8.00",
