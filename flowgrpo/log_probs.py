@@ -122,7 +122,7 @@ class _Reading:
         """p - onehot(target), which is -T times d log p(target) / d head's output, in place. Subtracted before any
         rounding to half precision, where p close to 1 would be 1."""
         p[torch.arange(len(p), device=p.device), self.targets] -= 1
-        return p if self.forbidden is None else p.index_fill_(1, self.forbidden, 0)
+        return p
 
 
 class _OfLinear(torch.autograd.Function):

@@ -30,8 +30,8 @@ class Decoding:
         top_k: tokens to keep, >= 1; None keeps all.
         draw: ``"gumbel"``, or ``"inverse"`` with one random number per position instead of one per token.
         guidance: unsupervised guidance w >= 0; every step above 0 costs two forwards.
-        threshold: also reveal every mask of at least this confidence of the order. Without ``steps`` that is Fast-dLLM's rule, with
-            steps LLaDA2's.
+        threshold: also reveal every mask of at least this confidence, as the order has it. Without ``steps`` that is
+            Fast-dLLM's rule, with steps LLaDA2's.
         entropy_bound: also reveal what an entropy bound >= 0 in nats allows (EB-Sampler).
         eos_ids: end tokens. Once one is decided and nothing before it is masked, the row stops and its remaining masks
             become padding. Without remasking the text up to the end token is the same as without stopping; with
@@ -116,8 +116,8 @@ class Decoding:
             ),
             (
                 self.threshold is not None and self.threshold > 0 and resolve_order(self.order) is entropy,
-                f"the confidence of order 'entropy' is minus an entropy, at most 0: threshold {self.threshold} is never "
-                "reached; give a negative one, in nats",
+                f"the confidence of order 'entropy' is minus an entropy: threshold {self.threshold} is never reached, "
+                "a negative one in nats may be",
             ),
             (
                 adaptive and self.revises,
