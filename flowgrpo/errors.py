@@ -52,6 +52,10 @@ class RunError(FlowgrpoError, RuntimeError):
     """Something failed while a run was going on."""
 
 
+class RewardError(RunError):
+    """Samples could not be scored. Nothing was learned from them: the weights are those of the iteration before."""
+
+
 class CheckpointError(RunError):
     """A checkpoint is damaged or belongs to another recipe."""
 

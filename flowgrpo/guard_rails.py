@@ -207,6 +207,11 @@ RAILS: dict[str, Rail] = {
         0.4, "share of image/colour_entropy that may be lost", partial(_fallen, key="image/colour_entropy")
     ),
     "diversity": Rail(0.5, "share of image/diversity that may be lost", partial(_fallen, key="image/diversity")),
+    "clip_diversity": Rail(
+        0.5,
+        "share of the scorer clip_diversity (weight 0) that may be lost",
+        partial(_fallen, key="reward/clip_diversity/mean"),
+    ),
     "saturation": Rail(0.5, "share by which image/saturation may rise", partial(_risen, key="image/saturation")),
     "hacking": Rail(4.0, "standard errors by which a scorer of weight 0 may fall while the reward rises", _hacked),
     "zero_std": Rail(

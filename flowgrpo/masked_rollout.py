@@ -17,7 +17,7 @@ from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_kinds import DECODING
-from flowgrpo.rewarding import RewardPool, Rewards
+from flowgrpo.rewarding import RewardPool, Rewards, without_broken_groups
 from samplers.masked import Decoding, MaskedRollout, masked_canvas, sample_masked
 from samplers.masked_ends import answer_lengths
 from samplers.masked_remasking import REMASKINGS
@@ -174,7 +174,8 @@ def collect(
         scored = pool.collect()
     parts, masks, places = zip(*processes.joined(drawn), strict=True)
     own = range(groups.start * size, groups.stop * size)
-    return _collected(policy, prompts, Answers(_merged(parts), torch.cat(masks), width, own), scored, places)
+    answers = Answers(_merged(parts), torch.cat(masks), width, own)
+    return _collected(policy, prompts, answers, scored, places, recipe.reward.max_invalid_in_group)
 
 
 def _texts(policy: TextPolicy, rollout: MaskedRollout, start: int) -> tuple[list[tuple[int, str]], Tensor]:
@@ -197,8 +198,10 @@ def _collected(
     answers: Answers,
     scored: Rewards,
     places: Sequence[Tensor],
+    allowed: float,
 ) -> Collected:
-    """Scores of texts [M] onto answers [N], and onto their steps [N, K] where these were recorded."""
+    """Scores of texts [M] onto answers [N], and onto their steps [N, K] where these were recorded; `allowed` as
+    `without_broken_groups` takes it."""
     counts = [int(part.max()) + 1 for part in places]
     most = max(part.shape[1] for part in places)
     index = torch.cat(
@@ -209,16 +212,16 @@ def _collected(
     )
     decoded = answers.decoded
     group = torch.arange(len(prompts)).repeat_interleave(len(index) // len(prompts))
-    last = index[:, -1]
+    rewards = without_broken_groups(taken(scored, index[:, -1]), group, allowed)
     if decoded.guesses is not None:
         steps = {name: values[index] for name, values in scored.scores.items()}
-        answers = replace(answers, step_scores=steps, step_valid=scored.valid[index].all(1))
+        answers = replace(answers, step_scores=steps, step_valid=scored.valid[index].all(1) & rewards.valid)
     lengths = answer_lengths_of(policy, decoded)
     return Collected(
         rollout=answers,
         prompts=tuple(prompts),
         group=group,
-        rewards=taken(scored, last),
+        rewards=rewards,
         statistics=statistics(lengths, decoded, group),
         forwards=int(decoded.forwards.sum()),
         decodes=index.numel(),

@@ -1,23 +1,25 @@
 """Prompt files and which prompts an iteration trains on. Pure Python.
 
-A prompt file is text (one prompt per line), JSON lines (`prompt` and any metadata, GenEval's schema included) or CSV
-with a `prompt` column. Embedded sets are the keys of `EMBEDDED`, such as "shapes/train". "gsm8k:train.jsonl" is a file
-of problems as it was published, read by `reward_models.tasks.files`; "gsm8k/plain:" leaves out the instruction.
+A prompt file is text (one prompt per line), JSON lines (`prompt` and any metadata, GenEval's schema included) or CSV or
+TSV with a `prompt` column. Embedded sets are the keys of `EMBEDDED`, such as "shapes/train". "gsm8k:train.jsonl" is a
+file of problems as it was published, read by `reward_models.tasks.files`; "gsm8k/plain:" leaves out the instruction.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flowgrpo.assets import asset
-from flowgrpo.errors import PromptError, did_you_mean
+from flowgrpo.errors import PromptError, did_you_mean, first_line
 
 EMBEDDED = {
     **{f"shapes/{name}": f"prompts/{name}.jsonl" for name in ("train", "heldout", "combos")},
@@ -48,7 +50,7 @@ class PromptSet:
 
 
 def load_prompts(name_or_file: str | Path, *, limit: int | None = None) -> PromptSet:
-    """Read an embedded set by name, a .txt, .jsonl or .csv file, or a published file of problems.
+    """Read an embedded set by name, a .txt, .jsonl, .csv or .tsv file, or a published file of problems.
 
     Args:
         name_or_file: "shapes/train" and the like, a path, or "TASK:path" and "TASK/plain:path" with TASK gsm8k, math,
@@ -161,9 +163,7 @@ def _text(path: Path, name: str) -> str:
 def _not_there(name: str) -> str:
     hint = did_you_mean(name, EMBEDDED)
     known = f"embedded sets: {', '.join(EMBEDDED)}"
-    forms = (
-        "or a path to a .txt, .jsonl or .csv file, or gsm8k:, math:, countdown:, sudoku: and a published file's path"
-    )
+    forms = f"or a path that ends in {', '.join(READERS)}, or gsm8k:, math:, countdown:, sudoku: and a published file"
     return f"prompt file {name!r} does not exist{hint} ({known}; {forms})"
 
 
@@ -183,25 +183,41 @@ def _json_lines(text: str, name: str) -> Iterator[Prompt]:
     for number, line in _numbered(text):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{name}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{name}:{number}: not valid JSON: {json_fault(error)}") from error
         if not isinstance(row, dict):
             raise PromptError(f'{name}:{number}: expects an object such as {{"prompt": "a red circle"}}')
         yield _row(row, name, number)
 
 
-def _table(text: str, name: str) -> Iterator[Prompt]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    if "prompt" not in (reader.fieldnames or ()):
-        columns = ", ".join(reader.fieldnames or ()) or "none"
-        raise PromptError(f"{name}:1: the header has no column 'prompt' (columns: {columns})")
+PUBLISHED_COLUMNS = {"Prompts": "prompt", "Prompt": "prompt", "Category": "category"}
+"""Headers of DrawBench's and PartiPrompts' tables."""
+
+
+def _table(text: str, name: str, delimiter: str = ",") -> Iterator[Prompt]:
+    # PartiPrompts' columns are parted by tabs, and its quotes are part of the prompts.
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
     try:
+        header = reader.fieldnames or ()
+        reader.fieldnames = [PUBLISHED_COLUMNS.get(column, column) for column in header]
+        if "prompt" not in reader.fieldnames:
+            raise PromptError(f"{name}:1: the header has no column 'prompt' (columns: {', '.join(header) or 'none'})")
         for row in reader:
             if None in row:
                 raise PromptError(f"{name}:{reader.line_num}: more fields than the header has columns")
             yield _row(dict(row), name, reader.line_num)
     except csv.Error as error:
         raise PromptError(f"{name}:{reader.line_num}: not valid CSV: {error}") from error
+
+
+def json_fault(error: Exception) -> str:
+    """What JSON fails by; beside its syntax that is nesting without end and whole numbers of thousands of digits."""
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else first_line(error)
 
 
 def _row(row: dict[str, Any], name: str, number: int) -> Prompt:
@@ -222,4 +238,9 @@ def _duplicates(prompts: Sequence[Prompt], name: str) -> Iterator[str]:
         yield f"{name}: {len(repeated)} repeated prompts, the first in line {line} (as in line {first[text]}): {text!r}"
 
 
-READERS: dict[str, Callable[[str, str], Iterator[Prompt]]] = {".txt": _lines, ".jsonl": _json_lines, ".csv": _table}
+READERS: dict[str, Callable[[str, str], Iterator[Prompt]]] = {
+    ".txt": _lines,
+    ".jsonl": _json_lines,
+    ".csv": _table,
+    ".tsv": partial(_table, delimiter="\t"),
+}

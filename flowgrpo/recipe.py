@@ -179,6 +179,8 @@ class Reward(Section):
     combine: Literal[COMBINATIONS] = "normalise_then_weigh"  # type: ignore[valid-type]
     max_invalid_share: Share = 0.1
     """The run stops when a larger share of an iteration's samples could not be scored."""
+    max_invalid_in_group: Share = 0.25
+    """A group of which a larger share could not be scored is not trained on, nor one with fewer than two scores."""
     workers: Positive = 1
     """Threads that score while sampling goes on."""
     timeout_s: Annotated[float, Field(gt=0)] = 600.0

@@ -161,6 +161,8 @@ def _word(text: Plain, alternatives: list[Any]) -> Any:
     literals = [value for kind in alternatives for value in choices(kind)]
     if str in alternatives or any(isinstance(value, str) for value in literals):
         return str(text)
+    if text.startswith(("[", "{")):  # where anything may stand, as in a scorer's options
+        return converted(read_value(text), Any)
     return core_value(text)
 
 

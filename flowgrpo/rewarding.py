@@ -8,27 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from flowgrpo.daemons import DaemonPool
-from flowgrpo.errors import RunError
+from flowgrpo.errors import RewardError, RunError, UsageError
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.recipe import Reward
 from reward_models import Comparison, Cost, Scorer, ScorerError, Scores, load
-from reward_models.scores import concatenate
+from reward_models.scores import NotReached, concatenate
 
 SHOWN_ERRORS = 3
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
     """What the scorers said of N samples, in sample order.
 
-    scores: scorer -> [N] float64; valid: [N], True where every scorer of non-zero weight gave a number;
+    scores: scorer -> [N] float64; valid: [N], True where every scorer of non-zero weight gave a number, and the
+    sample's group was not dropped; dropped: [N], True where it was, None before anybody looked;
     components: "scorer.component" -> [N]; errors: sample -> message; comparisons: pairwise scorer -> every comparison
     that it made, by sample positions (`reward_models.win_matrix` makes one group's table of them); cost: scorer ->
     requests, tokens and price, of those that have any.
@@ -40,6 +42,7 @@ class Rewards:
     errors: dict[int, str]
     comparisons: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
     cost: dict[str, Cost] = field(default_factory=dict)
+    dropped: Tensor | None = None
 
     def total(self, weights: Mapping[str, float]) -> Tensor:
         """Weighted sum of the scorers that are trained on [N], NaN where one of them gave no number."""
@@ -48,12 +51,51 @@ class Rewards:
 
     @property
     def invalid_share(self) -> float:
-        return 1.0 - self.valid.double().mean().item()
+        """Share of the samples that could not be scored; those of dropped groups that could are not among them."""
+        scored = self.valid if self.dropped is None else self.valid | self.dropped
+        return 1.0 - scored.double().mean().item()
+
+
+def without_broken_groups(rewards: Rewards, group: Tensor, allowed: float) -> Rewards:
+    """Take groups out of training of which too little is left to compare.
+
+    Args:
+        rewards: of N samples.
+        group: group of each [N].
+        allowed: largest share of a group without a score; a group of which fewer than two samples have one goes too.
+
+    Returns: the rewards with every sample of such groups not valid, and noted in `dropped` where it had a score.
+
+    Raises: RewardError: no group is left.
+    """
+    _, row = group.unique(return_inverse=True)
+    size, scored = torch.bincount(row), torch.bincount(row, weights=rewards.valid.double())
+    broken = ((scored < 2) | (1 - scored / size > allowed + _ROUNDING))[row]
+    if broken.all():
+        raise RewardError(
+            f"no group is left: in each, more than reward.max_invalid_in_group = {allowed:g} of the samples could not "
+            f"be scored, or all but one; first failures: {_first_failures(rewards)}"
+        )
+    return replace(rewards, valid=rewards.valid & ~broken, dropped=rewards.valid & broken)
+
+
+def _first_failures(rewards: Rewards) -> str:
+    return "; ".join(f"sample {i}: {text}" for i, text in sorted(rewards.errors.items())[:SHOWN_ERRORS])
 
 
 def load_scorers(names: Iterable[str], section: Reward, *, device: str, media: str = "image") -> dict[str, Scorer]:
-    """Scorers by name, with the options that the recipe gives them; `media` is what a user's own function is given."""
-    return {name: load(name, device=device, media=media, **section.options.get(name, {})) for name in names}
+    """Scorers by name, with the options that the recipe gives them; `media` is what a user's own function is given.
+
+    Raises:
+        UsageError: a name, an option or a file of weights is wrong.
+        RunError: the service of a scorer cannot be reached.
+    """
+    try:
+        return {name: load(name, device=device, media=media, **section.options.get(name, {})) for name in names}
+    except NotReached as error:
+        raise RunError(str(error)) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class Patient:
@@ -140,18 +182,16 @@ class RewardPool:
     def collect(self) -> Rewards:
         """Wait for everything submitted since the last call and return it in that order, of all processes in theirs.
 
-        Raises: RunError: a scorer hung for longer than `timeout_s`, or too large a share of samples is invalid.
+        Raises: RewardError: a scorer hung for longer than `timeout_s`, is wrong itself, or too large a share of samples
+            is invalid.
         """
         pending, self._pending = self._pending, []
         try:
             here = [future.result(timeout=self.section.timeout_s) for future in pending]
         except FutureTimeout as error:
-            raise RunError(
-                f"a reward took longer than reward.timeout_s = {self.section.timeout_s:g} s; the run is saved up to "
-                "the iteration before"
-            ) from error
+            raise RewardError(f"a reward took longer than reward.timeout_s = {self.section.timeout_s:g} s") from error
         except ScorerError as error:
-            raise RunError(str(error)) from error
+            raise RewardError(str(error)) from error
         results = self.processes.joined(here)
         rewards = self._merge({name: concatenate([result[name] for result in results]) for name in self.scorers})
         self._refuse_too_many_failures(rewards)
@@ -191,8 +231,7 @@ class RewardPool:
     def _refuse_too_many_failures(self, rewards: Rewards) -> None:
         share, allowed = rewards.invalid_share, self.section.max_invalid_share
         if share > allowed:
-            shown = [f"sample {i}: {text}" for i, text in sorted(rewards.errors.items())[:SHOWN_ERRORS]]
-            raise RunError(
+            raise RewardError(
                 f"{share:.0%} of the samples could not be scored, more than reward.max_invalid_share = {allowed:g}; "
-                f"first failures: {'; '.join(shown)}"
+                f"first failures: {_first_failures(rewards)}"
             )

@@ -16,7 +16,7 @@ from flowgrpo.policy import Policy
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
-from flowgrpo.rewarding import RewardPool
+from flowgrpo.rewarding import RewardPool, without_broken_groups
 from flowgrpo.shared_rollout import share_rollout
 from samplers import sample_flow
 from samplers.plans import Plan
@@ -79,6 +79,7 @@ def collect(
     rollout = share_rollout(own, processes, log_probs=recipe.objective.fusion == "path_softmax")
     averages = _averages(processes.joined(statistics))
     leaves, owners = len(rollout.whole.sample_root), _owners(rollout.whole, recipe)
+    rewards = without_broken_groups(rewards, owners, recipe.reward.max_invalid_in_group)
     forwards = sum(processes.exchange(forwards))
     return Collected(rollout, tuple(prompts), owners, rewards, averages, forwards, decodes=leaves, scored=leaves)
 

@@ -15,7 +15,7 @@ from flowgrpo.errors import RunError, first_line
 from flowgrpo.evaluation import Row, score_samples, summarise
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
-from reward_models import load
+from flowgrpo.rewarding import load_scorers
 
 
 def score_files(
@@ -40,9 +40,7 @@ def score_files(
 
     Raises: RunError: a file is no picture.
     """
-    options = recipe.reward.options
-    device = str(resolve_device(recipe.run.device))
-    loaded = {name: load(name, device=device, **options.get(name, {})) for name in scorers}
+    loaded = load_scorers(scorers, recipe.reward, device=str(resolve_device(recipe.run.device)))
     lines: list[Row] = []
     for batch in _batches(files, recipe.eval.batch_size):
         owners = [prompts[i] for i, _ in batch]

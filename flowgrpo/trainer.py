@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from flowgrpo import ema
 from flowgrpo.checkpoint import Checkpoint, drop_newer, save_checkpoint
 from flowgrpo.clock import TIMERS, Clock
 from flowgrpo.devices import resolve_device
-from flowgrpo.errors import CheckpointError
+from flowgrpo.errors import CheckpointError, RewardError
 from flowgrpo.guard_rails import new_alarms, watch_of
 from flowgrpo.judging import Judge, unjudged
 from flowgrpo.likelihoods import likelihood_of
@@ -166,7 +167,8 @@ class Trainer:
                 self._checkpoint()
                 return reason
             flag.leave_if_set()
-            row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
+            with self._saving_where_rewards_fail():
+                row = self.iterate(self.iteration + 1, flag.leave_if_set, check_parity=self.iteration + 1 == first)
             rows.append(row)
             rewards.append(row["reward/mean"])
             for alarm in new_alarms(rows, watch):
@@ -177,6 +179,18 @@ class Trainer:
             self.judge.during(self.iteration)
             if self.iteration % self.recipe.run.checkpoint_every == 0:
                 self._checkpoint()
+
+    @contextmanager
+    def _saving_where_rewards_fail(self) -> Iterator[None]:
+        """A dead judge costs no iteration. Of several processes one may fail alone, and saving takes all of them."""
+        try:
+            yield
+        except RewardError as error:
+            if self.processes.world > 1:
+                raise
+            self._checkpoint()
+            where = f"after iteration {self.iteration}" if self.iteration else "untrained"
+            raise RewardError(f"{error}; the run is saved {where}, and the same command continues") from error
 
     def _agreed(self, reason: str | None, flag: SignalFlag) -> str | None:
         """Why the first process stops, for clocks differ; a signal that reached any process has reached all."""

@@ -110,6 +110,7 @@ def reward_metrics(recipe: Recipe, rewards: Rewards, group: Tensor) -> dict[str,
         "reward/group_std": statistics["group_std"],
         "reward/zero_std_groups": statistics["zero_std_groups"],
         "reward/invalid": rewards.invalid_share,
+        "reward/dropped": 0.0 if rewards.dropped is None else rewards.dropped.double().mean().item(),
     }
     for name, values in {**rewards.scores, **rewards.components}.items():
         seen = values[torch.isfinite(values)]

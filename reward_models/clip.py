@@ -63,6 +63,8 @@ def load_open_clip(model: str, weights: str | None, device: str, context_length:
         import open_clip
     except ImportError as error:
         raise ScorerError(f"scorer 'clip' needs the package open_clip_torch: {error}") from None
+    if context_length is not None and context_length < 2:
+        raise ScorerError(f"scorer 'clip' got context_length {context_length}; right would be 2 or more")
     source = _source(model)
     has_own = ":" in source
     _check_weights(model, weights, has_own, open_clip)

@@ -116,8 +116,15 @@ def check_name(name: str, *, single: bool = False, media: str | None = None) -> 
 
 
 def _check_options(name: str, factory: Callable[..., Scorer], options: dict[str, Any]) -> None:
-    allowed = [key for key in inspect.signature(factory).parameters if key != "device"]
+    parameters = {key: value for key, value in inspect.signature(factory).parameters.items() if key != "device"}
+    allowed = list(parameters)
     for key in options:
         if key not in allowed:
             known = f"its options are {', '.join(allowed)}" if allowed else "it has none"
             raise ValueError(f"scorer '{name}' has no option '{key}'{near(key, allowed)}; {known}")
+    empty = inspect.Parameter.empty
+    missing = [key for key, value in parameters.items() if value.default is empty and key not in options]
+    if missing and not {"base_url", "model"} & set(missing):  # judges say what theirs look like
+        raise ValueError(
+            f"scorer '{name}' needs the option {' and '.join(missing)}; its options are {', '.join(allowed)}"
+        )

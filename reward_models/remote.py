@@ -20,7 +20,7 @@ from reward_models.http.transport import (
     open_channel,
 )
 from reward_models.scorer import Media, Scorer
-from reward_models.scores import ScorerError, Scores, concatenate, failed, take
+from reward_models.scores import NotReached, ScorerError, Scores, concatenate, failed, take
 from reward_models.text_scorer import TextScorer
 from reward_models.wire import PROTOCOL, Health, Judged, pack_image, range_of, scores_of
 
@@ -69,7 +69,8 @@ def remote(
         The scorer. Its version is the served scorer's; an answer of another version stops the run.
 
     Raises:
-        ScorerError: No such service answers at the address, or it speaks another version of the protocol.
+        NotReached: No such service answers at the address.
+        ScorerError: It speaks another version of the protocol, or an option is wrong.
     """
     patience = Patience(timeout=timeout, deadline=deadline, retries=retries)
     channel = open_channel(url, concurrency=concurrency, patience=patience, key=key_from_environment(token_env))
@@ -103,7 +104,7 @@ def _health(channel: Channel) -> Health:
             )
         return channel.call("/health", read=Health.model_validate)
     except (Refused, Unanswered) as error:
-        raise ScorerError(f"no scorer can be reached at {channel.base_url}: {error}") from error
+        raise NotReached(f"no scorer can be reached at {channel.base_url}: {error}") from error
 
 
 def _score(

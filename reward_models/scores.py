@@ -16,6 +16,10 @@ class ScorerError(ValueError):
     """The reward model is used or written wrongly: the run should stop, no sample is at fault."""
 
 
+class NotReached(ScorerError):
+    """The service that a scorer stands for does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Scores of N samples, on the CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,15 @@ def short(error: BaseException) -> str:
 
 
 def _read(path: Path) -> Any:
+    """What a file holds; torch explains a file that it does not trust in a paragraph, of which one sentence is ours."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("it is damaged, or holds more than tensors and plain values, which is not loaded") from error
 
 
 def _from_hub(source: str, label: str) -> Path:

@@ -65,7 +65,7 @@ def command(data: Path, url: str, out: Path, *, samples: int, steps: int, worker
     key = "--reward.options.unigenbench_judge"
     judge = [f"{key}.base_url={url}", f"{key}.model=recorded", f"{key}.cache={out / 'cache'}", f"{key}.retries=0"]
     size = ["--samples", str(samples), "--steps", str(steps), "--workers", str(workers), "--name", "tiny-sd3"]
-    start = [sys.executable, "-m", "flowgrpo", "bench", "unigenbench", "demo", "--data", str(data), "--out", str(out)]
+    start = [sys.executable, "-m", "flowgrpo", "eval", "unigenbench", "demo", "--data", str(data), "--out", str(out)]
     return [*start, "--judge", "unigenbench_judge", *size, *judge]
 
 
@@ -128,7 +128,7 @@ def drill(
         start = time.monotonic()
         subprocess.run(command(track, server.url, out / "whole", **options), check=True, cwd=ROOT, capture_output=True)
         seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        alone = server.asked
+        alone, once = server.asked, questions(server.bodies)
         again = command(track, server.url, out / "killed", **options)
         for _ in range(kills):
             left = 2 * prompts * samples - drawn(out / "killed") - (server.asked - alone)
@@ -146,7 +146,7 @@ def drill(
         "questions": alone,
         "questions_asked_twice": sum(count - 1 for count in asked.values()),
         "most_that_may_be": deaths * workers,
-        "questions_never_asked": alone - len(asked),
+        "questions_never_asked": len(once - asked),
         "seconds_alone": round(seconds, 1),
         "peak_mib": round(peak),
         "settings": {"seed": seed, **options},

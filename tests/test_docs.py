@@ -51,6 +51,8 @@ READERS_FILES = {
     **dict.fromkeys(("train.jsonl", "test.jsonl"), '{"question": "1+1=?", "answer": "#### 2"}\n'),
     "evaluation_metadata.jsonl": GENEVAL,
     "my_recipe.yaml": "extends: demo\n",
+    "drawbench.csv": "Prompts,Category\na red circle,Colors\n",
+    "ocr_test.txt": 'a sign that says "Open"\n',
 }
 STANDS_FOR = {"RECIPE": "demo"}
 FOLDERS_AFTER = ("--adapter", "--compare", "--images", "report")
@@ -85,7 +87,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in WORKERS:
         monkeypatch.setitem(sys.modules, name, Worker(name))
-    for stage in ("generate", "judge", "score"):
+    for stage in ("generate", "judge", "counted"):
         monkeypatch.setattr(bench_stages, stage, reached)
     return tmp_path
 
@@ -119,7 +121,7 @@ def _flowgrpo(block: Block, words: list[str]) -> None:
     words = [STANDS_FOR.get(word, word) for word in words]
     arguments, overrides = split_overrides(words[1:])
     _make_folders(arguments)
-    options = app._parser().parse_args(arguments)
+    options = app._parser().parse_args(app._joined(arguments))
     if "recipe" in options and (options.command != "check" or options.run) and not getattr(options, "images", None):
         path = load_recipe(options.recipe, overrides if options.command == "train" else ()).recipe.model.path
         assert path in EMBEDDED or block.needs, f"{block}: {' '.join(words)} needs {path}, which its block does not say"
@@ -201,9 +203,10 @@ def test_commands_in_the_text_have_their_options(page: Path) -> None:
         words = re.findall(r"[^\s\[\]\\|]+", span)
         if words[:1] != ["flowgrpo"] or len(words) < 2 or words[1].startswith("-"):
             continue
-        assert words[1] in app.COMMANDS, f"{page.name}: `{span}`"
-        plain = {word for word in words[2:] if word.startswith("--") and "." not in word}
-        assert plain <= _option_strings(words[1]), f"{page.name}: `{span}`"
+        command, *rest = app._joined(words[1:])
+        assert command in app.COMMANDS, f"{page.name}: `{span}`"
+        plain = {word for word in rest if word.startswith("--") and "." not in word}
+        assert plain <= _option_strings(command), f"{page.name}: `{span}`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

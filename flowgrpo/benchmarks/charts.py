@@ -14,6 +14,8 @@ MOST_SERIES = 8
 """Colours of the stylesheet."""
 SIZE, RADIUS = 380, 118
 ROW, LEFT, RIGHT = 15, 128, 52
+MARGIN = 46
+"""Room beside the radar for the longest name of a dimension."""
 RINGS = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -37,7 +39,7 @@ def radar(title: str, names: Sequence[str], series: Sequence[Shares]) -> Html | 
     shapes = (_shape(shares, place) for place, shares in enumerate(series[:MOST_SERIES], start=1))
     height = SIZE * 0.8
     says = tag("title", title)
-    box = f"0 {(SIZE - height) / 2:.0f} {SIZE} {height:.0f}"
+    box = f"{-MARGIN} {(SIZE - height) / 2:.0f} {SIZE + 2 * MARGIN} {height:.0f}"
     return _figure(title, tag("svg", says, *rings, *spokes, *shapes, viewBox=box, role="img"), series)
 
 

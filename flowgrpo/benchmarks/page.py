@@ -9,7 +9,7 @@ from flowgrpo.benchmarks.charts import Shares, bars, radar
 from flowgrpo.benchmarks.intervals import Interval, paired_differences
 from flowgrpo.benchmarks.judges import Answer
 from flowgrpo.benchmarks.results import Entry, Line, Scored
-from flowgrpo.benchmarks.tally import Cell
+from flowgrpo.benchmarks.tally import OVERALL, Cell
 from flowgrpo.benchmarks.tasks import Task
 from flowgrpo.report.look import STYLE
 from flowgrpo.report.markup import Html, join, note, table, tag
@@ -143,14 +143,24 @@ def _interval(line: Line) -> str:
 
 
 def _comparison(ours: Entry, others: Sequence[Entry]) -> Html:
-    """Differences in points to every other model, by dimension; those whose interval excludes 0 stand out."""
+    """Every model's accuracy by dimension, with the difference in points to it; clear ones stand out."""
     held = [(other, paired_differences(other.counts, ours.counts)) for other in others]
-    cells = [("overall", "Overall"), *ours.counts.of_kind("dimension")]
-    rows = [(name, *(_gain((kind, name), found, ours, other) for other, found in held)) for kind, name in cells]
-    head = ("dimension", *(f"against {other.model}" for other in others))
+    rows = [
+        (
+            cell[1],
+            percent(_accuracy(ours, cell)),
+            *(
+                shown
+                for other, found in held
+                for shown in (percent(_accuracy(other, cell)), _gain(cell, found, ours, other))
+            ),
+        )
+        for cell in (OVERALL, *ours.counts.of_kind("dimension"))
+    ]
+    head = ("dimension", ours.model, *(title for other in others for title in (other.model, f"against {other.model}")))
     said = note(
-        "Difference in points with its 95 % interval, on the same draws of the prompts that both models have. "
-        "One interval in twenty excludes 0 by chance."
+        "Accuracies, and differences in points with their 95 % intervals on the same draws of the prompts that both "
+        "models have. Green and red intervals exclude 0; one in twenty does so by chance."
     )
     return join([tag("h3", "Beside other models"), said, table(head, rows, "Differences", titled=True)])
 

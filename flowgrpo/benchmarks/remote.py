@@ -22,6 +22,7 @@ def remote_judge(**options: Any) -> Made:
     """
     from reward_models.http.judges import point_judge
 
+    version = load("unigenbench_judge", **options).version  # first: what is wrong is said by the scorer's own name
     judge = point_judge(**options)
 
     def ask(prompt: str, picture: Tensor, points: Sequence[Point]) -> Answer:
@@ -30,8 +31,9 @@ def remote_judge(**options: Any) -> Made:
             return Answer((None,) * len(points), error=told.error, cost=told.cost)
         return Answer(tuple(told.value.holds), tuple(told.value.explanations), cost=told.cost)
 
-    return ask, load("unigenbench_judge", **options).version, True
+    return ask, version, True
 
 
 def _words(point: Point) -> str:
-    return f"{point.name} ({point.definition}) In this prompt: {point.cue}"
+    """One line each, as the request numbers them: a cue of the published files may hold a line break (index 383)."""
+    return " ".join(f"{point.name} ({point.definition}) In this prompt: {point.cue}".split())

@@ -203,7 +203,7 @@ def read_entry(folder: Path, track: str) -> Entry:
         cells = {(kind, name): {row[0]: Count(*row[1:]) for row in rows} for kind, name, rows in held["cells"]}
         counts = Tally(cells, held["pictures"], held["judged"], held["missing"])
         return Entry(held["model"], held["judge"], counts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{folder} holds no results of track {track!r} to compare with: {first_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""The stages of a benchmark, one folder for all of them; what `flowgrpo bench` runs.
+"""The stages of a benchmark, one folder for all of them; what `flowgrpo eval BENCHMARK` runs.
 
 OUT/pictures.json          what the pictures were drawn with
 OUT/images/TRACK/          pictures with their published names
@@ -9,7 +9,7 @@ OUT/report.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from flowgrpo.benchmarks import geneval, unigenbench
 from flowgrpo.benchmarks.drawing import draw_missing, find_pictures, hold_settings
 from flowgrpo.benchmarks.judgements import cost_of, judge_pictures, read_answers
 from flowgrpo.benchmarks.judges import Answer, Judge, ask_whether_right, load_judge, refuse_scorer
-from flowgrpo.benchmarks.page import write_page
-from flowgrpo.benchmarks.results import Scored, read_entry, write_results
+from flowgrpo.benchmarks.page import Others, write_page
+from flowgrpo.benchmarks.results import Entry, Scored, read_entry, write_results
 from flowgrpo.benchmarks.tasks import Task, Track
 from flowgrpo.devices import resolve_device
 from flowgrpo.evaluation import fingerprint
@@ -164,14 +164,10 @@ def judge(setup: Setup, progress: Progress) -> None:
             progress.say(f"judging {track.name} took {spent}")
 
 
-def score(setup: Setup, compared: tuple[Path, ...] = ()) -> list[Scored]:
-    """Count what is known, write the results of each track and the page, and return the results.
+def counted(setup: Setup) -> list[Scored]:
+    """Count what is known of each track, by the answers of all shards.
 
-    Args:
-        setup: whose answers are counted, of all shards.
-        compared: `out` folders of other models, shown beside this one.
-
-    Raises: UsageError: there are no pictures, or `compared` holds no results of these tracks.
+    Raises: UsageError: there are no pictures.
     """
     judge, found = _judge(setup), []
     for track in setup.tracks:
@@ -179,10 +175,33 @@ def score(setup: Setup, compared: tuple[Path, ...] = ()) -> list[Scored]:
         files = sorted((setup.out / "answers" / track.name).glob(f"{judge.key}*.jsonl"))
         answers = read_answers(track, pictures, files)
         found.append(Scored.of(setup.model, judge.name, track, setup.samples, pictures, answers))
-        write_results(found[-1], setup.out / track.name)
-    others = {track.name: [read_entry(folder, track.name) for folder in compared] for track in setup.tracks}
-    write_page(setup.benchmark.title, found, others, setup.out / "report.html")
     return found
+
+
+def score(setup: Setup, scored: Scored) -> None:
+    """Write the results of one track."""
+    write_results(scored, setup.out / scored.track.name)
+
+
+def compared(setup: Setup, folders: Sequence[Path]) -> dict[str, list[Entry]]:
+    """What the `out` folders of other models hold about the tracks, by track.
+
+    Raises: UsageError: one holds no results of a track.
+    """
+    return {track.name: [read_entry(folder, track.name) for folder in folders] for track in setup.tracks}
+
+
+def report(setup: Setup, found: Sequence[Scored], others: Others) -> Path:
+    """Write the page of all tracks and return where it is.
+
+    Args:
+        setup: whose page.
+        found: from `counted`.
+        others: from `compared`, shown beside this model.
+    """
+    page = setup.out / "report.html"
+    write_page(setup.benchmark.title, found, others, page)
+    return page
 
 
 def _judge(setup: Setup) -> Judge:

@@ -19,10 +19,12 @@ from flowgrpo.assets import asset
 from flowgrpo.benchmarks.tasks import Point, Task, Track
 from flowgrpo.benchmarks.testpoints import DEFINITIONS, DIMENSIONS, ENGLISH, theme_names
 from flowgrpo.errors import PromptError, did_you_mean
+from flowgrpo.prompts import json_fault
 
 TRACKS = ("en", "en_long", "zh", "zh_long")
 FILE = "test_prompts_{track}.csv"
 PICTURE = "{index}_{sample}"
+_INDEX = r"[0-9]{1,9}"
 DEMO = "shapes"
 """Name of the embedded track over the world of shapes."""
 SAMPLES, SEED = 4, 3407
@@ -113,8 +115,8 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"{path}:{number}: not valid JSON: {json_fault(error)}") from error
         if not isinstance(row, dict):
             raise PromptError(f"{path}:{number}: expects an object with index, prompt_en and sub_dims_en")
         yield number, row
@@ -144,7 +146,7 @@ def _task(row: Mapping[str, Any], place: str, line: int, warnings: list[str]) ->
 
 
 def _index(value: Any, place: str) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value)):
+    if isinstance(value, bool | float) or not re.fullmatch(_INDEX, str(value)):
         raise PromptError(f"{place}: 'index' must be a whole number from 0, got {value!r}")
     return int(value)
 
@@ -153,7 +155,7 @@ def _object(value: Any, place: str, warnings: list[str]) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             value = _repaired(value, place, error)
             warnings.append(f"{place}: a comma between two texts was missing and is taken as meant")
     if not isinstance(value, dict):
@@ -161,12 +163,12 @@ def _object(value: Any, place: str, warnings: list[str]) -> dict[str, Any]:
     return value
 
 
-def _repaired(text: str, place: str, error: json.JSONDecodeError) -> Any:
+def _repaired(text: str, place: str, error: Exception) -> Any:
     """Whole texts are matched one after the other, so that what stands inside a text is never touched."""
     try:
         return json.loads(re.sub(r'"(?:[^"\\]|\\.)*"(\s*(?="))?', _with_comma, text))
-    except json.JSONDecodeError:
-        raise PromptError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError):
+        raise PromptError(f"{place}: not valid JSON: {json_fault(error)}") from error
 
 
 def _with_comma(match: re.Match[str]) -> str:

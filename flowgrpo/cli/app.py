@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from flowgrpo import __version__
-from flowgrpo.cli import bench, check, cite, env, evaluate, models, report, sample, score, serve, train
+from flowgrpo.cli import benchmark, check, cite, env, evaluate, models, report, sample, score, serve, train
 from flowgrpo.cli.overrides import hint_for_option, split_overrides
 from flowgrpo.cli.warning_lines import warnings_as_lines
 from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, first_line
@@ -20,7 +20,7 @@ from flowgrpo.errors import RUN_TIME, FlowgrpoError, UsageError, did_you_mean, f
 COMMANDS: dict[str, Any] = {
     "train": train,
     "eval": evaluate,
-    "bench": bench,
+    **benchmark.commands(),
     "sample": sample,
     "score": score,
     "serve": serve,
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "cite": cite,
     "env": env,
 }
+_FIRST_WORDS = tuple(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
 INTERRUPTED = 130
 EPILOG = """Recipes are shipped names (flowgrpo env lists them) or YAML files. Any value is changed by
 --section.key VALUE, such as --train.lr 1e-4 or --reward.names gold,clip."""
@@ -74,6 +75,7 @@ def _run(words: list[str]) -> int:
     arguments, overrides = split_overrides(words)
     parser = _parser()
     _check_command(arguments)
+    arguments = _joined(arguments)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise UsageError(f"{options.command}: unknown option {unknown[0]!r}{hint_for_option(unknown[0])}")
@@ -87,9 +89,18 @@ def _run(words: list[str]) -> int:
 def _check_command(arguments: Sequence[str]) -> None:
     first = next((word for word in arguments if not word.startswith("-")), None)
     if first is None and not {"-h", "--help", "--version"} & set(arguments):
-        raise UsageError(f"no command given; one of {', '.join(COMMANDS)} (flowgrpo --help explains)")
-    if first is not None and first not in COMMANDS:
-        raise UsageError(f"unknown command {first!r}{did_you_mean(first, COMMANDS)} (commands: {', '.join(COMMANDS)})")
+        raise UsageError(f"no command given; one of {', '.join(_FIRST_WORDS)} (flowgrpo --help explains)")
+    if first is not None and first not in _FIRST_WORDS:
+        known = ", ".join(_FIRST_WORDS)
+        raise UsageError(f"unknown command {first!r}{did_you_mean(first, _FIRST_WORDS)} (commands: {known})")
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The words of a command as one, such as "eval unigenbench judge", as many of them as name one."""
+    if arguments[:1] == ["eval"]:
+        benchmark.check_words(arguments)
+    length = next((n for n in (3, 2, 1) if " ".join(arguments[:n]) in COMMANDS), 0)
+    return [" ".join(arguments[:length]), *arguments[length:]] if length else arguments
 
 
 def _parser() -> Parser:
@@ -97,9 +108,8 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"flowgrpo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, module in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, epilog=EPILOG, allow_abbrev=False
-        )
+        listed = {"help": module.HELP} if module.HELP else {}
+        command = commands.add_parser(name, **listed, description=module.__doc__, epilog=EPILOG, allow_abbrev=False)
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
         module.add_arguments(command)
     return parser

@@ -1,4 +1,5 @@
-"""Score a model over a prompt set: mean, 95 % interval and a table per category, with fixed seeds per prompt."""
+"""Score a model over a prompt set: mean, 95 % interval and a table per category, with fixed seeds per prompt.
+`flowgrpo eval unigenbench` and `flowgrpo eval geneval` are benchmarks from model to table."""
 
 from __future__ import annotations
 

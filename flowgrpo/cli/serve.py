@@ -9,7 +9,7 @@ from functools import partial
 from flowgrpo.cli.arguments import with_scorers
 from flowgrpo.errors import RunError, UsageError
 from flowgrpo.recipe_loading import load_recipe
-from reward_models import check_name, load
+from reward_models import check_name
 
 HELP = "serve a scorer over HTTP"
 TAKES_OVERRIDES = True
@@ -44,10 +44,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
             f"serve: others can reach {options.host!r}; right would be --token-env with a token, or --host 127.0.0.1"
         )
     from flowgrpo.devices import resolve_device
+    from flowgrpo.rewarding import load_scorers
     from reward_models.wire import Limits
 
     device = str(resolve_device(recipe.run.device))
-    scorer = load(options.scorer, device=device, **recipe.reward.options.get(options.scorer, {}))
+    scorer = load_scorers([options.scorer], recipe.reward, device=device)[options.scorer]
     limits = Limits(samples=options.max_samples, pixels=options.max_pixels, bytes=options.max_bytes)
     app = make_app(scorer, token=token, limits=limits)
     try:

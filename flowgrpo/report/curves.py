@@ -36,7 +36,7 @@ REWARD_PLOTS = (
     Plot("Groups without spread", (("reward/zero_std_groups", "groups"),), "% of groups", 100, zero=True),
     Plot(
         "Samples that could not be scored",
-        (("reward/invalid", "invalid"),),
+        (("reward/invalid", "invalid"), ("reward/dropped", "in dropped groups")),
         "% of samples",
         100,
         zero=True,

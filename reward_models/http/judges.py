@@ -59,6 +59,7 @@ def unifiedreward(server: Server, *, edition: str = "2.0", axes: Mapping[str, fl
     Raises:
         ScorerError: An option cannot be used.
     """
+    edition = str(edition)  # a recipe may hold the number
     check_choice("edition", edition, _EDITIONS)
     text, names = _EDITIONS[edition]
     weights = checked_weights(axes, names or ("score",))

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -119,7 +119,7 @@ def on_server(build: Callable[..., Any]) -> Callable[..., Any]:
         inspect.Parameter(
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if option.default is MISSING else option.default,
+            default=_default_of(option),
         )
         for option in fields(Server)
     ]
@@ -140,6 +140,12 @@ def on_server(build: Callable[..., Any]) -> Callable[..., Any]:
 
     factory.__signature__ = signature.replace(parameters=[*shared, *own])  # type: ignore[attr-defined]
     return factory
+
+
+def _default_of(option: Field[Any]) -> Any:
+    if option.default_factory is not MISSING:
+        return option.default_factory()
+    return inspect.Parameter.empty if option.default is MISSING else option.default
 
 
 def column(answers: Sequence[Answer[_Value]], pick: Callable[[_Value], float]) -> Tensor:

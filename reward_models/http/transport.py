@@ -320,7 +320,7 @@ def _read_as(read: Callable[[Any], _Answer], text: bytes) -> _Answer:
 def _retry_after(header: str) -> float:
     """Seconds from a number of them or from a date; 0 where there is neither."""
     try:
-        return min(max(float(header), 0.0), 1e6)
+        return min(max(0.0, float(header)), 1e6)  # in this order NaN is 0
     except ValueError:
         pass
     try:

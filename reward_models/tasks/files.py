@@ -89,7 +89,7 @@ def _csv(text: str, path: Path) -> Iterator[tuple[int, Any]]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{where}: not JSON: {error}") from error
 
 

@@ -34,6 +34,11 @@ def render_track(folder: Path, wrong: Callable[[int, int], bool], samples: int =
             Image.fromarray(render(parse(prompt), rng)).save(folder / f"{track.picture_name(task.index, k)}.png")
 
 
+def stage(name: str, words: list[str]) -> list[str]:
+    """The same command line for one stage alone."""
+    return [*words[:2], name, *words[2:]]
+
+
 def rows_of(out: str) -> dict[str, dict]:
     return {row["name"]: row for row in map(json.loads, out.strip().splitlines())}
 
@@ -70,7 +75,7 @@ def test_every_check_can_fail() -> None:
 
 def test_pictures_on_disk_to_table_page_and_official_files(there: Path, capsys) -> None:
     render_track(there / "pics", lambda index, k: index % 3 == 0 and k == 1)
-    words = ["bench", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2", "--out", "out"]
+    words = ["eval", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2", "--out", "out"]
     assert main([*words, "--json"]) == 0
     rows = rows_of(capsys.readouterr().out)
     assert rows["Attribute"]["expected"] == rows["Attribute"]["judged"] > rows["Attribute"]["correct"] > 0
@@ -94,7 +99,7 @@ def test_what_is_missing_is_said_and_lowers_the_pessimistic_score_only(there: Pa
     render_track(there / "pics", lambda index, k: False)
     for name in ("0_0.png", "5_1.png"):
         (there / "pics" / name).unlink()
-    words = ["bench", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2", "--out", "out"]
+    words = ["eval", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2", "--out", "out"]
     assert main(words) == 0
     assert "incomplete: 2 of 120 pictures do not exist" in capsys.readouterr().out
     overall = json.loads((there / "out/shapes/results.json").read_text())["table"][0]
@@ -103,23 +108,27 @@ def test_what_is_missing_is_said_and_lowers_the_pessimistic_score_only(there: Pa
 
 def test_shards_and_stages_make_the_same_table(there: Path, capsys) -> None:
     render_track(there / "pics", lambda index, k: (index + k) % 4 == 0)
-    words = ["bench", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2"]
+    words = ["eval", "unigenbench", "--data", "shapes", "--images", "pics", "--samples", "2"]
     assert main([*words, "--out", "whole", "--json"]) == 0
     whole = capsys.readouterr().out
     for part in ("2/3", "1/3"):
-        assert main([*words, "--out", "parts", "--stage", "judge", "--shard", part]) == 0
-    assert main([*words, "--out", "parts", "--stage", "score"]) == 0
+        assert main([*stage("judge", words), "--out", "parts", "--shard", part]) == 0
+    assert main([*stage("score", words), "--out", "parts"]) == 0
     assert "have not been judged yet" in capsys.readouterr().out
-    assert main([*words, "--out", "parts", "--stage", "judge", "--shard", "3/3"]) == 0
-    assert main([*words, "--out", "parts", "--stage", "score", "--json"]) == 0
+    assert main([*stage("judge", words), "--out", "parts", "--shard", "3/3"]) == 0
+    assert main([*stage("score", words), "--out", "parts", "--json"]) == 0
     assert capsys.readouterr().out == whole
+    assert not (there / "parts/report.html").exists()
+    assert main([*stage("report", words), "--out", "parts"]) == 0
+    assert capsys.readouterr().out == ""
+    assert (there / "parts/report.html").read_text() == (there / "whole/report.html").read_text()
     assert len(list((there / "parts/answers/shapes").iterdir())) == 3
 
 
 def test_models_are_compared_on_the_same_prompts(there: Path) -> None:
     render_track(there / "bad", lambda index, k: index % 2 == 0)
     render_track(there / "good", lambda index, k: False)
-    words = ["bench", "unigenbench", "--data", "shapes", "--samples", "1"]
+    words = ["eval", "unigenbench", "--data", "shapes", "--samples", "1"]
     assert main([*words, "--images", "bad", "--out", "a"]) == 0
     assert main([*words, "--images", "good", "--out", "b", "--compare", "a"]) == 0
     page = (there / "b/report.html").read_text()
@@ -142,7 +151,7 @@ def test_geneval_is_the_mean_over_tags(there: Path, capsys) -> None:
             file = there / f"pics/{index:05d}/samples/{k:05d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(render(parse(drawn), rng)).save(file)
-    words = ["bench", "geneval", "--data", "meta.jsonl", "--images", "pics", "--samples", "2", "--judge", "gold_strict"]
+    words = ["eval", "geneval", "--data", "meta.jsonl", "--images", "pics", "--samples", "2", "--judge", "gold_strict"]
     assert main([*words, "--json"]) == 0
     rows = rows_of(capsys.readouterr().out)
     assert [rows[name]["accuracy"] for name in ("single_object", "counting", "Overall")] == [1.0, 0.5, 0.75]
@@ -166,18 +175,23 @@ def test_faulty_geneval_rows_are_named(tmp_path: Path, row: dict, said: str) -> 
 
 WRONG = {
     "benchmark": (["unigen", "--data", "shapes"], "unknown benchmark 'unigen'; did you mean 'unigenbench'?"),
+    "stage": (
+        ["unigenbench", "jugde", "demo"],
+        "unknown stage 'jugde'; did you mean 'judge'? (stages: generate, judge",
+    ),
     "no data": (["unigenbench"], "--data"),
     "shard": (["unigenbench", "--data", "shapes", "--shard", "4/3"], "is no part such as 1/4"),
     "samples": (["unigenbench", "--data", "shapes", "--samples", "0"], "is no whole number from 1"),
     "no pictures": (["unigenbench", "--data", "shapes", "--images", "."], "no picture of track 'shapes'"),
+    "nothing drawn": (["unigenbench", "judge", "--data", "shapes", "--out", "o"], "no picture of track 'shapes'"),
     "track": (["geneval", "--data", "shapes/train", "--track", "en"], "geneval has one track"),
-    "both": (["unigenbench", "--data", "shapes", "--images", ".", "--stage", "generate"], "--images names pictures"),
+    "both": (["unigenbench", "generate", "--data", "shapes", "--images", "."], "--images names pictures that exist"),
 }
 
 
 @pytest.mark.parametrize("words, said", WRONG.values(), ids=WRONG.keys())
 def test_wrong_command_lines_end_with_one_sentence(there: Path, capsys, words: list[str], said: str) -> None:
-    assert main(["bench", *words]) == 2
+    assert main(["eval", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("flowgrpo: error: ") and said in line
 
@@ -192,7 +206,7 @@ def test_the_whole_english_track_is_counted_as_a_recorded_judge_said(there: Path
     (there / "mine.py").write_text(
         "def judge(prompt, picture, points):\n    return [(len(prompt) + len(p.cue)) % 3 > 0 for p in points]\n"
     )
-    words = ["bench", "unigenbench", "--data", str(PUBLISHED), "--track", "en", "--images", "pics", "--samples", "1"]
+    words = ["eval", "unigenbench", "--data", str(PUBLISHED), "--track", "en", "--images", "pics", "--samples", "1"]
     assert main([*words, "--judge", "mine.py:judge", "--json"]) == 0
     rows = rows_of(capsys.readouterr().out)
     shares: dict[str, list[bool]] = {}

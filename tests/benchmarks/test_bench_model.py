@@ -27,7 +27,7 @@ def test_a_model_draws_with_published_names_and_an_interruption_continues(there:
     (there / "mine.py").write_text(JUDGE)
     rows = [(3, "a red circle", dimensions(["Style"], ["ink"])), (8, "two squares", dimensions(["Style"], ["ink"]))]
     write_csv(there / "test_prompts_en.csv", rows)
-    words = ["bench", "unigenbench", *model(pipe), "--data", ".", "--judge", "mine.py:judge", "--steps", "2"]
+    words = ["eval", "unigenbench", *model(pipe), "--data", ".", "--judge", "mine.py:judge", "--steps", "2"]
     words += ["--samples", "2", "--out", "out"]
     assert main([*words, "--json"]) == 0
     whole = capsys.readouterr().out

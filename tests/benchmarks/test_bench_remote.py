@@ -44,7 +44,7 @@ def bench(url: str, out: str, *more: str) -> int:
     key = "--reward.options.unigenbench_judge"
     words = ["--data", "shapes", "--images", "pics", "--samples", "1", "--judge", "unigenbench_judge", "--out", out]
     server = [f"{key}.base_url={url}", f"{key}.model=vlm", f"{key}.retries=0", f"{key}.parse_retries=0"]
-    return main(["bench", "unigenbench", *words, *server, "--json", *more])
+    return main(["eval", "unigenbench", *words, *server, "--json", *more])
 
 
 def test_faults_and_interruptions_leave_the_table_of_a_faultless_run(pictures: Path, capsys) -> None:

@@ -265,7 +265,7 @@ CASES = [
     Case(
         "kind of prompt file",
         [*CHECK, "--data.prompts", "mine.yaml"],
-        ["command line: data.prompts: prompt file 'mine.yaml' must end in one of .txt, .jsonl, .csv"],
+        ["command line: data.prompts: prompt file 'mine.yaml' must end in one of .txt, .jsonl, .csv, .tsv"],
     ),
     Case(
         "empty prompt file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,23 @@ from hypothesis import strategies as st
 
 from flowgrpo.errors import PromptError
 from flowgrpo.prompts import EMBEDDED, Prompt, load_prompts, prompts_for
+
+PIECES = (
+    b"prompt",
+    b",",
+    b"\t",
+    b"\n",
+    b'"',
+    b'{"prompt": ',
+    b'"a"',
+    b"}",
+    b"[" * 5000,
+    b"9" * 5000,
+    b"\xff",
+    b"\0",
+    b"\r",
+)
+prompt_bytes = st.one_of(st.binary(max_size=60), st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
 
 
 def test_text(tmp_path: Path) -> None:
@@ -35,6 +53,29 @@ def test_table_with_quotes_and_line_breaks(tmp_path: Path) -> None:
         ("red, and blue", "a", 2),
         ("two\nlines", "b", 4),
     ]
+
+
+def test_published_tables_are_read_as_they_are(tmp_path: Path) -> None:
+    """DrawBench is a CSV of `Prompts,Category`, PartiPrompts a TSV whose quotes belong to the prompts."""
+    (tmp_path / "d.csv").write_text('Prompts,Category\n"A red, round car",Colors\n')
+    (tmp_path / "p.tsv").write_text('Prompt\tCategory\tChallenge\tNote\n"B" on a wall\tAbstract\tBasic\t\n')
+    (first,), (second,) = (load_prompts(tmp_path / name).prompts for name in ("d.csv", "p.tsv"))
+    assert (first.text, first.metadata) == ("A red, round car", {"category": "Colors"})
+    assert second.text == '"B" on a wall' and second.metadata["category"] == "Abstract"
+
+
+@given(st.sampled_from([".txt", ".jsonl", ".csv", ".tsv"]), prompt_bytes)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_bytes_are_read_or_refused_in_one_line(suffix: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"p{suffix}"
+        path.write_bytes(content)
+        try:
+            loaded = load_prompts(path)
+        except PromptError as error:
+            assert "\n" not in str(error)
+            return
+    assert loaded.prompts and all(prompt.text.strip() for prompt in loaded.prompts)
 
 
 def test_duplicates_are_kept_and_warned_about(tmp_path: Path) -> None:

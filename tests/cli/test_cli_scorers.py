@@ -45,7 +45,7 @@ def test_an_option_of_another_scorer_is_still_refused(pictures: Path, capsys) ->
 
 def test_serve_hands_the_options_on(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """No port is opened: a wrong option is refused by the scorer itself, which shows that it arrived there."""
-    assert main(["serve", "--scorer", "clip", "--reward.options.clip.model", "/no/such/folder"]) == 1
+    assert main(["serve", "--scorer", "clip", "--reward.options.clip.model", "/no/such/folder"]) == 2
     assert "scorer 'clip' finds no folder '/no/such/folder'" in capsys.readouterr().err
 
 

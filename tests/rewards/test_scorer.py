@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from reward_models import Scorer, ScorerError, Scores
+from reward_models.registry import SCORERS
 from reward_models.scores import as_scores, concatenate, failed, take
 
 
@@ -167,3 +170,11 @@ def test_concatenate_shifts_errors_and_take_follows_rows() -> None:
     assert whole.errors == {1: "the score is inf, not a finite number", 2: "late"}
     part = take(whole, [3, 2, 0])
     assert part.scores.nan_to_num(-1).tolist() == [4.0, -1.0, 1.0] and part.errors == {1: "late"}
+
+
+def test_the_documentation_tells_direction_cost_and_licence_of_every_scorer() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    table = page.partition("## Direction, cost and licence")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
+    assert sorted(named) == sorted(SCORERS) and all(len(row) == 4 and all(map(str.strip, row)) for row in rows)

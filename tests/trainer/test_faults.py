@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,28 @@ import pytest
 import torch
 
 from flowgrpo.checkpoint import list_checkpoints, load_checkpoint
-from flowgrpo.errors import FlowgrpoError
+from flowgrpo.errors import FlowgrpoError, RewardError
 from flowgrpo.recipe import Recipe
+from flowgrpo.rewarding import Rewards, without_broken_groups
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer
 
 Make = Callable[..., Recipe]
+
+HOLES = """
+def holes(images, prompts, metadata, *, count=1):
+    return [None if i < count else 1.0 + i for i in range(len(images))]
+"""
+MORTAL = """
+from pathlib import Path
+calls = []
+
+def mortal(images, prompts, metadata):
+    calls.append(1)
+    if len(calls) > 2 and not (Path(__file__).parent / "alive").exists():
+        {fails}
+    return images[:, 0].mean((1, 2))
+"""
 
 
 def failure(recipe: Recipe) -> str:
@@ -50,6 +67,59 @@ def test_a_failed_sample_leaves_group_and_gradient(make_recipe: Make, files: Pat
     assert row["reward/invalid"] == 1 / 8
     assert row["reward/mean"] == 5.0  # of 2, 3, ..., 8: a zero would have shown
     assert row["units/kept"] == 21 == row["forwards/trained"]  # 7 of 8 samples, three steps each
+
+
+def test_a_group_of_which_too_much_failed_is_dropped(make_recipe: Make, files: Path, tmp_path: Path) -> None:
+    """Two groups of four, in one batch: of the first, one sample in four failed, and then two."""
+    (tmp_path / "holes.py").write_text(HOLES)
+    kept = {}
+    for holes in (1, 2):
+        recipe = make_recipe(
+            reward__names=f"{tmp_path}/holes.py:holes",
+            reward__options={f"{tmp_path}/holes.py:holes": {"count": holes}},
+            reward__max_invalid_share=0.5,
+            sampler__batch_size=8,
+        )
+        trainer = Trainer(recipe)
+        row = trainer.iterate(1)
+        trainer.pool.abandon()
+        kept[holes] = (row["reward/invalid"], row["reward/dropped"], row["units/kept"], row["reward/mean"])
+    assert kept[1] == (1 / 8, 0.0, 21, 5.0)  # of 2, ..., 8; three steps each
+    assert kept[2] == (2 / 8, 2 / 8, 12, 6.5)  # 3 and 4 had scores, and left with their group
+
+
+def test_groups_without_comparison() -> None:
+    def left(valid: str, allowed: float, group: tuple[int, ...] = (0, 0, 0, 0, 7, 7, 7, 7)) -> str:
+        marks = torch.tensor([mark == "1" for mark in valid])
+        found = without_broken_groups(Rewards({}, marks, {}, {}), torch.tensor(group), allowed)
+        assert found.dropped is not None and found.invalid_share == pytest.approx(valid.count("0") / len(valid))
+        return "".join(str(int(mark)) for mark in found.valid)
+
+    assert left("11110111", 0.25) == "11110111"
+    assert left("11110011", 0.25) == "11110000"
+    assert left("11110011", 0.5) == "11110011"
+    assert left("11110001", 1.0) == "11110000", "one alone has nothing to be compared with"
+    assert left("01111101", 0.3, (0, 7, 7, 7, 0, 0, 0, 7)) == "01110001", "groups need not lie together"
+    with pytest.raises(RewardError, match="no group is left"):
+        left("00110011", 0.25)
+
+
+@pytest.mark.parametrize("fails", ["raise OSError('gone')", "import time; time.sleep(2)"], ids=["dead", "hangs"])
+def test_what_was_learned_before_a_reward_failed_is_saved(make_recipe: Make, tmp_path: Path, fails: str) -> None:
+    """Between two checkpoints: iteration 2 is on disk although only every tenth is, and the run goes on from it."""
+    reward = tmp_path / "mortal.py"
+    reward.write_text(MORTAL.format(fails=fails))
+    made = partial(make_recipe, reward__names=f"{reward}:mortal", run__checkpoint_every=10, train__iterations=3)
+    mortal = made(reward__timeout_s=0.5)
+    message = failure(mortal)
+    assert message.endswith("; the run is saved after iteration 2, and the same command continues")
+    (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert load_checkpoint(saved).iteration == 2
+    (tmp_path / "alive").touch()
+    assert Trainer(mortal).run().iterations == 3
+    again = [row["reward/mean"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
+    Trainer(made(reward__timeout_s=0.5, run__dir=str(tmp_path / "whole"))).run()
+    assert again == [row["reward/mean"] for row in read_jsonl(tmp_path / "whole" / "metrics.jsonl")]
 
 
 def test_a_reward_that_hangs_is_named(make_recipe: Make, files: Path) -> None:

@@ -58,6 +58,15 @@ def test_what_pictures_lose(name: str) -> None:
     assert not alarms(rows(**{key: [0.2] * W + [0.01] * (W - 1)}), WATCH), "there is no second window yet"
 
 
+def test_pictures_that_grow_alike_in_clip_space() -> None:
+    said = rows(clip_diversity=[0.3] * W + [0.14] * W, clip=[*noisy(0.1, W, 0), *noisy(0.5, W, 1)])
+    for row in said:  # the helper takes names with an underscore for keys
+        row["reward/clip_diversity/mean"] = row.pop("clip_diversity")
+    (alarm,) = alarms(said, WATCH)
+    assert alarm.rail == "clip_diversity" and alarm.message.endswith("while clip rose")
+    assert not alarms([{**row, "reward/clip_diversity/mean": 0.3} for row in said], WATCH)
+
+
 def test_pictures_that_glare() -> None:
     assert rails(alarms(rows(image_saturation=[0.2] * W + [0.31] * W), WATCH)) == ["saturation"]
     assert not alarms(rows(image_saturation=[0.2] * W + [0.29] * W), WATCH)

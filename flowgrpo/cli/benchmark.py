@@ -1,11 +1,15 @@
-"""Run a benchmark from model to table: draw its pictures, have them judged, count, and write a page. Every stage
-continues where it stopped; pictures that exist already are judged with --images."""
+"""A benchmark from model to table: draw its pictures, have them judged, count, and write a page.
+
+`flowgrpo eval BENCHMARK` runs every stage, `flowgrpo eval BENCHMARK STAGE` one of them with the same options. Every
+stage continues where it stopped.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +24,70 @@ if TYPE_CHECKING:
     from flowgrpo.benchmarks.results import Line, Scored
     from flowgrpo.benchmarks.run import Benchmark, Setup
 
-HELP = "run UniGenBench or GenEval from model to table"
-TAKES_OVERRIDES = True
-STAGES = ("all", "generate", "judge", "score")
+STAGES = {
+    "generate": "draw the pictures that are missing",
+    "judge": "ask about the pictures that have no complete answer",
+    "score": "count the answers: tables and files of results",
+    "report": "write the page, beside other models' where --compare names them",
+}
+TITLES = {"unigenbench": "UniGenBench", "geneval": "GenEval"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The words `eval BENCHMARK` or `eval BENCHMARK STAGE`, with the attributes of a module of a command."""
+
+    benchmark: str
+    stages: tuple[str, ...]
+    HELP: str
+    __doc__: str
+    TAKES_OVERRIDES: bool = True
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_arguments(parser)
+
+    def run(self, options: argparse.Namespace, overrides: list[str]) -> int:
+        return run(self, options, overrides)
+
+
+def commands() -> dict[str, Command]:
+    """Every command of this module by its words; those of one stage have no line of help in the list of commands."""
+    found = {}
+    for name, title in TITLES.items():
+        listed = f"{title} from model to table; also by stage: {', '.join(STAGES)}"
+        whole = f"{title} from model to table: {'; '.join(STAGES.values())}."
+        found[f"eval {name}"] = Command(name, tuple(STAGES), listed, f"{whole} Every stage continues where it stopped.")
+        for stage, does in STAGES.items():
+            said = f"One stage of {title}: {does}. All stages take the same options."
+            found[f"eval {name} {stage}"] = Command(name, (stage,), "", said)
+    return found
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse a misspelt benchmark or stage, which would otherwise be taken for a recipe.
+
+    Raises: UsageError: the words after `eval` are nearly those of a command here.
+    """
+    first, second = (*words[1:3], "", "")[:2]
+    if first in TITLES:
+        _refuse_near(second, STAGES, "stage")
+    else:
+        _refuse_near(first, TITLES, "benchmark")
+
+
+def _refuse_near(word: str, known: Mapping[str, str], what: str) -> None:
+    is_other = word in known or word.startswith("-") or Path(word).suffix in (".yaml", ".yml")
+    if not is_other and (hint := did_you_mean(word, known)):
+        raise UsageError(f"unknown {what} {word!r}{hint} ({what}s: {', '.join(known)})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark", metavar="BENCHMARK", help="unigenbench or geneval")
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe that names the model; else --model.path")
     parser.add_argument("--data", metavar="PATH", required=True, help="prompt file, a folder of them, or shapes")
     parser.add_argument("--track", metavar="NAME", action="append", default=[], help="of a folder; default: all")
     parser.add_argument("--adapter", metavar="FOLDER", type=existing_folder, help="trained weights (RUN/adapter)")
     parser.add_argument("--images", metavar="FOLDER", type=existing_folder, help="judge these pictures, draw none")
     parser.add_argument("--judge", metavar="NAME", help="default: unigenbench_judge, geneval; gold for shapes")
-    parser.add_argument("--stage", choices=STAGES, default="all", help="one stage alone")
     parser.add_argument("--shard", metavar="I/N", type=shard, default=(0, 1), help="draw and judge one of N parts")
     parser.add_argument("--limit", metavar="N", type=count, help="the first prompts of each track only")
     parser.add_argument("--samples", metavar="N", type=count, help="pictures per prompt; default: as published")
@@ -45,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", metavar="FOLDER", type=existing_folder, action="append", default=[], help="another model's --out"
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="default: bench/BENCHMARK")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="default: eval/BENCHMARK")
     parser.add_argument("--json", action="store_true", help="print the table as JSON lines")
 
 
@@ -63,42 +117,38 @@ def count(text: str) -> int:
     return int(text)
 
 
-def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    from flowgrpo.benchmarks import run as stages
+def run(command: Command, options: argparse.Namespace, overrides: list[str]) -> int:
+    from flowgrpo.benchmarks import run as work
     from flowgrpo.progress import Progress
 
-    benchmark = _benchmark(options)
+    if command.stages == ("generate",) and options.images is not None:
+        raise UsageError("the stage generate draws pictures, but --images names pictures that exist")
+    benchmark = work.BENCHMARKS[command.benchmark]
     judge = options.judge or benchmark.judge.get(options.data, benchmark.judge[""])
     loaded = load_recipe(options.recipe, with_scorers(overrides, [judge]))
-    setup = _setup(options, loaded.recipe, benchmark, judge)
+    setup = _setup(command, options, loaded.recipe, benchmark, judge)
+    others = work.compared(setup, options.compare if "report" in command.stages else ())
     progress = Progress()
     for track in setup.tracks:
         for warning in track.warnings:
             progress.say(f"warning: {warning}")
-    if options.images is None and options.stage in ("all", "generate"):
+    if options.images is None and "generate" in command.stages:
         require_ready(loaded.recipe, loaded.origins)
-        stages.generate(setup, progress)
-    if options.stage in ("all", "judge"):
-        stages.judge(setup, progress)
-    if options.stage in ("all", "score"):
-        for scored in stages.score(setup, tuple(options.compare)):
+        work.generate(setup, progress)
+    if "judge" in command.stages:
+        work.judge(setup, progress)
+    found = work.counted(setup) if {"score", "report"} & set(command.stages) else []
+    if "score" in command.stages:
+        for scored in found:
+            work.score(setup, scored)
             print(_json_lines(scored) if options.json else _table(scored))
-        progress.say(f"results and page: {setup.out}")
+            progress.say(f"results: {setup.out / scored.track.name}")
+    if "report" in command.stages:
+        progress.say(f"page: {work.report(setup, found, others)}")
     return 0
 
 
-def _benchmark(options: argparse.Namespace) -> Benchmark:
-    from flowgrpo.benchmarks.run import BENCHMARKS
-
-    if options.benchmark not in BENCHMARKS:
-        hint = did_you_mean(options.benchmark, BENCHMARKS)
-        raise UsageError(f"unknown benchmark {options.benchmark!r}{hint} (benchmarks: {', '.join(BENCHMARKS)})")
-    if options.stage == "generate" and options.images is not None:
-        raise UsageError("--stage generate draws pictures, but --images names pictures that exist")
-    return BENCHMARKS[options.benchmark]
-
-
-def _setup(options: argparse.Namespace, recipe: Recipe, benchmark: Benchmark, judge: str) -> Setup:
+def _setup(command: Command, options: argparse.Namespace, recipe: Recipe, benchmark: Benchmark, judge: str) -> Setup:
     from flowgrpo.benchmarks.run import Setup
 
     tracks = benchmark.load_tracks(options.data, tuple(options.track))
@@ -107,7 +157,7 @@ def _setup(options: argparse.Namespace, recipe: Recipe, benchmark: Benchmark, ju
         benchmark=benchmark,
         recipe=recipe,
         tracks=tuple(track.part(limit=options.limit) for track in tracks),
-        out=options.out or Path("bench") / options.benchmark,
+        out=options.out or Path("eval") / command.benchmark,
         model=options.name or _name(options, recipe),
         judge=judge,
         images=options.images,
