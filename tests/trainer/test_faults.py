@@ -104,13 +104,13 @@ def test_groups_without_comparison() -> None:
         left("00110011", 0.25)
 
 
-@pytest.mark.parametrize("fails", ["raise OSError('gone')", "import time; time.sleep(2)"], ids=["dead", "hangs"])
+@pytest.mark.parametrize("fails", ["raise OSError('gone')", "import time; time.sleep(60)"], ids=["dead", "hangs"])
 def test_what_was_learned_before_a_reward_failed_is_saved(make_recipe: Make, tmp_path: Path, fails: str) -> None:
     """Between two checkpoints: iteration 2 is on disk although only every tenth is, and the run goes on from it."""
     reward = tmp_path / "mortal.py"
     reward.write_text(MORTAL.format(fails=fails))
     made = partial(make_recipe, reward__names=f"{reward}:mortal", run__checkpoint_every=10, train__iterations=3)
-    mortal = made(reward__timeout_s=0.5)
+    mortal = made(reward__timeout_s=10)
     message = failure(mortal)
     assert message.endswith("; the run is saved after iteration 2, and the same command continues")
     (saved,) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -118,7 +118,7 @@ def test_what_was_learned_before_a_reward_failed_is_saved(make_recipe: Make, tmp
     (tmp_path / "alive").touch()
     assert Trainer(mortal).run().iterations == 3
     again = [row["reward/mean"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
-    Trainer(made(reward__timeout_s=0.5, run__dir=str(tmp_path / "whole"))).run()
+    Trainer(made(reward__timeout_s=10, run__dir=str(tmp_path / "whole"))).run()
     assert again == [row["reward/mean"] for row in read_jsonl(tmp_path / "whole" / "metrics.jsonl")]
 
 
