@@ -1,6 +1,8 @@
-"""Rough memory and time of a run, from sizes alone; every assumption is a constant here and is printed by `check`.
+"""Memory and time of a run, from sizes alone; every assumption is a constant here and is printed by `check`.
 
-An estimate like this is good to a factor of two: it tells minutes from days and 10 GB from 80.
+What one row of the network holds and computes comes from the table of rehearsals where that has the model, and from
+rules of thumb elsewhere. `scripts/measure_memory.py` holds the memory of tiny-sd3 against a real iteration. Seconds are
+good to a factor of two: they tell minutes from days.
 """
 
 from __future__ import annotations
@@ -23,18 +25,40 @@ BACKWARD = 2.0
 """A backward pass costs two forwards; recomputing activations costs one more."""
 ACTIVATIONS_PER_TOKEN = 34
 """Values of a transformer block kept for the backward pass, per token and channel (attention weights not stored)."""
-REHEARSED_DTYPE = "bfloat16"
-"""Dtype of the rows of the table of rehearsals."""
+WORKING_VALUES = 16
+"""The same of the one block that runs, where no graph is kept."""
+DECODED_VALUES = 6
+"""Values that a decoder holds at once, per pixel and channel of its finest level."""
+ALL_WEIGHTS = {"training": "full", "checkpointed": "full_checkpointed"}
+"""Columns of the table for an adapter -> those for all weights, which some rows lack."""
 ADAM_STATE = 16
 """Bytes per trained parameter: float32 weight, gradient and two moments."""
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one process by use.
+
+    Attributes:
+        held: what stays from the first update on, once the text encoders are gone.
+        stages: what is there beside it in the stages of an iteration, one after the other.
+    """
+
+    held: dict[str, float]
+    stages: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        """The most that is there at once."""
+        return sum(self.held.values()) + max(self.stages.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of one iteration by stage, bytes by use, and the FLOP/s that the seconds assume."""
+    """Seconds of one iteration by stage, memory, and the FLOP/s that the seconds assume."""
 
     seconds: dict[str, float]
-    bytes: dict[str, float]
+    memory: Memory
     flops_per_second: float
     device: str
     trained_parameters: int
@@ -51,12 +75,11 @@ def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> Estimate:
     device = device_name(recipe)
     speed = GPU_FLOPS[recipe.model.dtype] if device == "gpu" else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
     forward = forward_flops(facts, recipe.model)
-    backward = BACKWARD + (1 if recipe.model.gradient_checkpointing else 0)
     work = {
         "sampling": counts.sampling_rows * forward,
         "decoding": counts.decodes * decode_flops(facts, recipe.model),
         "old and reference": counts.no_grad_rows * forward,
-        "training": counts.trained_rows * forward * (1 + backward),
+        "training": counts.trained_rows * trained_flops(facts, recipe.model),
     }
     trained = trained_parameters(recipe, facts)
     return Estimate(
@@ -76,20 +99,33 @@ def device_name(recipe: Recipe) -> str:
 
 
 def trained_parameters(recipe: Recipe, facts: ModelFacts) -> int:
+    """Parameters that the recipe trains; buffers among a model's tensors are none."""
     if recipe.model.adapter == "full":
         return facts.network_parameters
     return facts.adapter_parameters(recipe.model.lora_rank, recipe.model.lora_targets)
 
 
 def forward_flops(facts: ModelFacts, model: Model) -> float:
-    """One network input: two FLOPs per weight and image token, and the attention between all pairs of tokens."""
+    """One row: as rehearsed, or two FLOPs per weight and image token, and the attention between all pairs of tokens."""
     tokens = facts.image_tokens(model.height, model.width, model.frames)
     attention = 4 * facts.layers * tokens**2 * facts.width
-    return 2.0 * facts.parameters.get("transformer", 0) * tokens + attention
+    by_rule = 2.0 * facts.parameters.get("transformer", 0) * tokens + attention
+    return _rehearsed(facts, model, "flops", "sampling") or by_rule
+
+
+def trained_flops(facts: ModelFacts, model: Model) -> float:
+    """One row forwards and backwards, with what checkpointing computes again."""
+    forward = forward_flops(facts, model)
+    again = forward if model.gradient_checkpointing else 0.0
+    seen = _rehearsed(facts, model, "flops", "full" if model.adapter == "full" else "training")
+    return (seen or forward * (1 + BACKWARD)) + again
 
 
 def decode_flops(facts: ModelFacts, model: Model) -> float:
-    """One picture or video through the VAE's decoder: its 3 x 3 convolutions, level by level, frame by frame."""
+    """One picture or video through the VAE's decoder: as rehearsed, or its 3 x 3 convolutions, level by level."""
+    seen = _of_decoder(facts, model, "flops")
+    if seen:
+        return seen
     config = facts.configs.get("vae", {})
     channels = config.get("block_out_channels", [])
     blocks = config.get("layers_per_block", 1) + 1
@@ -99,21 +135,31 @@ def decode_flops(facts: ModelFacts, model: Model) -> float:
     )
 
 
-def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) -> dict[str, float]:
-    """Bytes that are held at the same time while training; text encoders are gone by then."""
-    model = recipe.model
-    size = BYTES[model.dtype]
-    doubled = counts.trained_rows / max(1, counts.trained)
-    rows = recipe.train.micro_batch_size * doubled
-    full = model.adapter == "full"
-    copies = (recipe.train.ema_decay is not None) + (full and counts.reference > 0)
-    latents = counts.samples * (recipe.sampler.steps + 1) * _latent_values(recipe, facts)
-    return {
-        "frozen weights": size * ((0 if full else facts.network_parameters) + facts.parameters.get("vae", 0)),
-        "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * copies),
-        "activations of one micro-batch": rows * activations_per_row(facts, model),
-        "stored trajectories": latents * BYTES[recipe.sampler.latent_dtype],
-    }
+def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) -> Memory:
+    """Bytes of one process that trains a recipe alone."""
+    model, train, size = recipe.model, recipe.train, BYTES[recipe.model.dtype]
+    full, kept_apart = model.adapter == "full", device_name(recipe) == "gpu"
+    network, vae = facts.network_parameters, 4.0 * facts.parameters.get("vae", 0)
+    frozen = size * (network if not full or counts.reference else 0)
+    decoder_rests = model.offload_decoder and kept_apart
+    latents_rest = recipe.sampler.latent_store == "cpu" and kept_apart
+    in_rollout = counts.sampling_rows / counts.sampling / model.guidance_passes
+    in_training = counts.trained_rows / max(1, counts.trained)
+    rows = train.most_per_forward * in_training
+    decoded = model.decode_batch_size * decoded_bytes(facts, model)
+    pictures = 4.0 * counts.samples * 3 * model.height * model.width * model.frames
+    return Memory(
+        {
+            "frozen weights": frozen + (0 if decoder_rests else vae),
+            "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * (train.ema_decay is not None)),
+            "stored latents": 0 if latents_rest else _stored(recipe, counts, facts),
+        },
+        {
+            "sampling": recipe.sampler.batch_size * in_rollout * sampling_bytes(facts, model),
+            "decoding, with all pictures": decoded + pictures + (vae if decoder_rests else 0),
+            "training one micro-batch": rows * activations_per_row(facts, model) + _casts(facts, model),
+        },
+    )
 
 
 def activations_per_row(facts: ModelFacts, model: Model) -> float:
@@ -123,17 +169,63 @@ def activations_per_row(facts: ModelFacts, model: Model) -> float:
     others, values per block by rule of thumb. With checkpointing only the input of each block is kept, and one block is
     recomputed at a time.
     """
-    tokens, size = facts.image_tokens(model.height, model.width, model.frames), BYTES[model.dtype]
-    seen = facts.rehearsed
-    if seen is not None:
-        doubled = 2 if facts.negative_branch and seen["size"]["guidance_scale"] > 1 else 1
-        held = seen["bytes"]["checkpointed" if model.gradient_checkpointing else "training"]
-        return held / doubled * (tokens / seen["tokens"]) * (size / BYTES[REHEARSED_DTYPE])
+    by_adapter = "checkpointed" if model.gradient_checkpointing else "training"
+    names = [ALL_WEIGHTS[by_adapter], by_adapter] if model.adapter == "full" else [by_adapter]
     blocks = facts.layers * (1 if model.gradient_checkpointing else ACTIVATIONS_PER_TOKEN)
     recomputed = ACTIVATIONS_PER_TOKEN if model.gradient_checkpointing else 0
-    return tokens * facts.width * size * (blocks + recomputed)
+    by_rule = _block_values(facts, model) * (blocks + recomputed)
+    return next(filter(None, (_rehearsed(facts, model, "bytes", name) for name in names)), by_rule)
 
 
-def _latent_values(recipe: Recipe, facts: ModelFacts) -> int:
-    model = recipe.model
-    return prod(facts.sizes.latent_shape(model.height, model.width, model.frames))
+def sampling_bytes(facts: ModelFacts, model: Model) -> float:
+    """Bytes that one row holds at most in a forward pass without a graph."""
+    return _rehearsed(facts, model, "bytes", "sampling") or _block_values(facts, model) * WORKING_VALUES
+
+
+def decoded_bytes(facts: ModelFacts, model: Model) -> float:
+    """Bytes that the decoder, in float32, holds at most for one picture or video."""
+    pixels = model.height * model.width * model.frames
+    by_rule = 4.0 * DECODED_VALUES * pixels * float(facts.configs.get("vae", {}).get("block_out_channels", [128])[0])
+    return _of_decoder(facts, model, "bytes") or by_rule
+
+
+def _of_decoder(facts: ModelFacts, model: Model, what: str) -> float:
+    """A number of the table for one decoded picture or video, by its pixels; 0 where it has none."""
+    seen = facts.rehearsed
+    if seen is None or "decoding" not in seen[what]:
+        return 0.0
+    size = seen["size"]
+    pixels = model.height * model.width * model.frames
+    return float(seen[what]["decoding"]) * pixels / (size["height"] * size["width"] * size["frames"])
+
+
+def _rehearsed(facts: ModelFacts, model: Model, what: str, name: str) -> float:
+    """A number of the table, of one row, by the recipe's tokens, bytes also by its dtype; 0 where it has none."""
+    seen = facts.rehearsed
+    if seen is None or name not in seen[what]:
+        return 0.0
+    rows = 2 if facts.negative_branch and seen["size"]["guidance_scale"] > 1 else 1
+    tokens = facts.image_tokens(model.height, model.width, model.frames) / seen["tokens"]
+    scale = BYTES[model.dtype] / BYTES[seen.get("dtype", "bfloat16")] if what == "bytes" else 1.0
+    return float(seen[what][name]) / rows * tokens * scale
+
+
+def _block_values(facts: ModelFacts, model: Model) -> float:
+    """Bytes of one value per token and channel."""
+    return float(facts.image_tokens(model.height, model.width, model.frames) * facts.width * BYTES[model.dtype])
+
+
+def _casts(facts: ModelFacts, model: Model) -> float:
+    """Weights in the dtype of the forward pass beside their masters: all of them, or a block's with checkpointing."""
+    if model.adapter == "lora" or model.dtype == "float32":
+        return 0.0
+    return facts.network_parameters * BYTES[model.dtype] / (facts.layers if model.gradient_checkpointing else 1)
+
+
+def _stored(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> float:
+    """Latents of an iteration: inputs and draws of the units, final ones, and velocities in float32, old ones too."""
+    model, stored = recipe.model, BYTES[recipe.sampler.latent_dtype]
+    values = prod(facts.sizes.latent_shape(model.height, model.width, model.frames))
+    latents = counts.stored_inputs + counts.edges + counts.samples
+    velocities = counts.stored_inputs + (counts.inputs if counts.old else 0)
+    return values * (stored * latents + 4.0 * velocities)

@@ -17,7 +17,7 @@ from flowgrpo.media import Between, Collected, Drawing, Drawn
 from flowgrpo.objective import Objective
 from flowgrpo.pictures import draw_column
 from flowgrpo.planning import kernel_of, plan_for, roots_per_group
-from flowgrpo.policy import Policy, load_policy
+from flowgrpo.policy import Policy, encode_once, load_policy
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
@@ -89,10 +89,10 @@ class FlowMedium:
         if train.shuffle_rewards:
             rewards = shuffled(rewards, seed=train.seed, iteration=iteration)
         units = units_of(objective, self.recipe, shared, collected.group, rewards, iteration)
-        conditioning = self.policy.encode([prompt.text for prompt in collected.prompts])
+        conditioning, row_of_group = encode_once(self.policy, [prompt.text for prompt in collected.prompts])
         groups = torch.arange(int(shared.whole.input_root.max()) + 1) // roots_per_group(self.recipe)
         std = self._trained_std(shared.whole.plan)
-        return FlowWork(self.policy, self.recipe, objective, shared, conditioning, groups, units, std)
+        return FlowWork(self.policy, self.recipe, objective, shared, conditioning, row_of_group[groups], units, std)
 
     def record(self, folder: RunFolder, collected: Collected, work: FlowWork, iteration: int) -> None:  # type: ignore[override]
         """The first prompt's tree and, of pairwise scorers, its win matrix."""

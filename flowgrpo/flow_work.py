@@ -47,8 +47,9 @@ class FlowWork:
     objective: Objective
     shared: SharedRollout
     conditioning: Conditioning
-    """One row per group."""
-    group_of_root: Tensor
+    """One row per distinct prompt."""
+    row_of_root: Tensor
+    """Row of the conditioning of each root."""
     units: Units
     trained_std: Tensor | None
     """Transition std of each trained step of the plan."""
@@ -91,21 +92,21 @@ class FlowWork:
         updates = split_updates(
             self.rollout, self.keep, updates=train.updates_per_iteration, seed=train.seed, iteration=iteration
         )
-        return [self._update(inputs, train.micro_batch_size) for inputs in updates]
+        return [self._update(inputs, train.most_per_forward) for inputs in updates]
 
     def remember(self, batch: MicroBatch, epoch: int) -> None:
         """Velocities do not depend on the inner epoch: each micro-batch is asked once."""
         if int(batch[0]) in self.old:
             return
         with torch.no_grad():
-            self.old[int(batch[0])] = self.answers(batch)
+            self.old[int(batch[0])] = self.answers(batch).to(self.shared.own.velocities.device)
         self.forwards["old"] += len(batch)
 
     def backward(
         self, batch: MicroBatch, kept: Tensor, loss_of: LossOf, *, epoch: int, on_policy: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """One forward and one backward pass; the record is [e, 1] of the kept edges."""
-        old = None if on_policy else self.old[int(batch[0])]
+        old = None if on_policy else self.old[int(batch[0])].to(self.policy.device)
         reference = self._reference(batch) if "ref_gap" in self.objective.reads else None
         v = self.answers(batch)
         self.forwards["trained"] += len(batch)
@@ -128,7 +129,7 @@ class FlowWork:
         rollout, model = self.rollout, self.recipe.model
         sigma = torch.tensor(rollout.plan.sigmas, dtype=torch.float32)[rollout.input_step[batch]]
         inputs = self.shared.own.inputs[self._here(batch)]
-        rows = self.group_of_root[rollout.input_root[batch]]
+        rows = self.row_of_root[rollout.input_root[batch]]
         scale = model.guidance_scale if model.guidance_in_training else 1.0
         return self.policy.velocity(inputs, sigma, self.conditioning.rows(rows), guidance_scale=scale)
 
@@ -164,7 +165,8 @@ class FlowWork:
         """|log ratio| between the recomputed old policy and what the rollout drew from, [e, 1]."""
         with torch.no_grad():
             now = self._moved(old, batch, kept)
-            then = self._mean(self.shared.own.velocities[self._here(batch)], batch, kept)
+            drawn = self.shared.own.velocities[self._here(batch)].to(old.device)
+            then = self._mean(drawn, batch, kept)
             density = self.recipe.sampler.density
             record = flow_record(now.gaussian, then, now.x_next, dt=now.dt, density=density, ref_mean=then)
             return self.objective.ratio(record).abs()

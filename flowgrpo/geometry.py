@@ -22,7 +22,7 @@ class Geometry:
     samples: pictures drawn, decoded and scored; kept: those that are trained on; edges: policy-gradient units before
     selection; trained_edges: after it; updates: optimizer steps; micro_batches: forward and backward passes per update,
     at most; inputs: network inputs that are trained in one inner epoch (at most, where a selection leaves some out);
-    exact: whether `inputs` is reached.
+    exact: whether `inputs` is reached; stored_inputs: network inputs whose latents are kept, before selection.
     """
 
     groups: int
@@ -46,6 +46,7 @@ class Geometry:
     decodes: int
     scored: int
     on_policy: bool
+    stored_inputs: int
 
 
 def counting_plan(recipe: Recipe, iteration: int = 1) -> Plan:
@@ -84,7 +85,7 @@ def geometry(recipe: Recipe, *, negative_branch: bool = True, iteration: int = 1
         trained_edges=edges,
         trained_steps=plan.trained_steps,
         updates=train.updates_per_iteration * train.inner_epochs,
-        micro_batches=-(-first // train.micro_batch_size),
+        micro_batches=-(-first // train.most_per_forward),
         inputs=inputs,
         exact=_is_exact(recipe),
         sampling=total.forwards,
@@ -97,6 +98,7 @@ def geometry(recipe: Recipe, *, negative_branch: bool = True, iteration: int = 1
         decodes=total.leaves,
         scored=total.leaves * len(recipe.reward.names),
         on_policy=train.updates_per_iteration * train.inner_epochs == 1,
+        stored_inputs=total.trained_forwards,
     )
 
 

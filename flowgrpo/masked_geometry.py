@@ -57,7 +57,7 @@ def answer_geometry(recipe: Recipe) -> AnswerGeometry:
         per=likelihood_of(recipe).per,
         passes=passes,
         updates=train.updates_per_iteration * train.inner_epochs,
-        micro_batches=-(-first // train.micro_batch_size),
+        micro_batches=-(-first // train.most_per_forward),
         sampling=samples * steps * (2 if sampler.guidance > 0 else 1),
         trained=every * passes,
         old=remembered * views,

@@ -65,7 +65,7 @@ class MaskedWork:
         """Samples are dealt to updates in an order drawn by (seed, iteration); those without a kept unit are not."""
         samples = self.keep.any(1).nonzero().squeeze(1)
         parts = dealt(samples, train.updates_per_iteration, (train.seed, iteration))
-        return [self._update(part.sort().values, train.micro_batch_size) for part in parts if len(part)]
+        return [self._update(part.sort().values, train.most_per_forward) for part in parts if len(part)]
 
     def remember(self, batch: MicroBatch, epoch: int) -> None:
         """Likelihood on the plan of an epoch; epochs that share a plan share it."""

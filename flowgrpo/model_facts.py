@@ -64,8 +64,12 @@ class ModelFacts:
 
     @property
     def network_parameters(self) -> int:
-        """Parameters of all transformers; a model with two of them holds both."""
-        return sum(count for name, count in self.parameters.items() if name.startswith("transformer"))
+        """Parameters of all transformers; a model with two of them holds both.
+
+        Of a model that was not rehearsed, buffers that lie among its weights are counted too.
+        """
+        counts = self.parameters if self.rehearsed is None else self.rehearsed["parameters"]
+        return sum(count for name, count in counts.items() if name.startswith("transformer"))
 
     @property
     def token_pixels(self) -> int:
@@ -142,8 +146,12 @@ def _rehearsals() -> list[dict[str, Any]]:
 
 
 def _same(row: dict[str, Any], facts: ModelFacts) -> bool:
-    networks = sum(count for name, count in row["parameters"].items() if name.startswith("transformer"))
-    return row["pipeline"] == facts.pipeline and networks == facts.network_parameters
+    """Whether a folder's networks have the numbers of a row. Files count buffers too, so counts cannot tell."""
+    networks = {name: held for name, held in row["configs"].items() if name.startswith("transformer")}
+    return row["pipeline"] == facts.pipeline and all(
+        name in facts.configs and all(facts.configs[name].get(key) == value for key, value in held.items())
+        for name, held in networks.items()
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

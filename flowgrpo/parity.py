@@ -46,7 +46,8 @@ def ratio_problem(without_graph: Tensor, with_graph: Tensor) -> str | None:
     gap = (without_graph - with_graph.detach()).abs().max().item()
     return (
         f"the same micro-batch gives answers that differ by up to {gap:.1e} with and without a graph, so that first "
-        "ratios are not 1; choose an attention implementation that is deterministic, or declare train.off_policy true"
+        "ratios are not 1; choose an attention implementation that is deterministic and model.compile none, or declare "
+        "train.off_policy true"
     )
 
 

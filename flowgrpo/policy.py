@@ -104,8 +104,9 @@ class Policy(Trainable, Protocol):
         """Predicted eps - x0 at x [n, ...], float32; `sigma` is one level or [n], `cond` has n rows."""
         ...
 
-    def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:
-        """Images [n, 3, H, W] in [0, 1], float32, of latents [n, ...] at sigma 0."""
+    def decode(self, latents: Tensor, *, batch_size: int | None = None) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1], float32, of latents [n, ...] at sigma 0; so many at a time, or the recipe's
+        number of them."""
         ...
 
 
@@ -137,6 +138,13 @@ class TextPolicy(Trainable, Protocol):
     def logits(self, ids: Tensor, wanted: Tensor, attention_mask: Tensor) -> Projected:
         """Logits of the wanted tokens (bool [n, T]) of canvases [n, T], in row-major order."""
         ...
+
+
+def encode_once(policy: Policy, prompts: Sequence[str]) -> tuple[Conditioning, Tensor]:
+    """One row per distinct prompt, and the row of each prompt [n]."""
+    names = list(dict.fromkeys(prompts))
+    number = {name: row for row, name in enumerate(names)}
+    return policy.encode(names), torch.tensor([number[prompt] for prompt in prompts])
 
 
 def load_policy(

@@ -38,6 +38,8 @@ MASK_SCHEDULES = (
     *("even", "maskgit_linear", "maskgit_square", "maskgit_cube", "maskgit_cosine", "maskgit_exponential"),
     *("alpha_linear", "alpha_cosine", "dream", "bernoulli"),
 )
+LARGEST_AUTO = 64
+"""Where `train.micro_batch_size: auto` starts: far larger forward passes are no faster."""
 COMBINATIONS = ("normalise_then_weigh", "weigh_then_normalise", "decoupled")
 
 Positive = Annotated[int, Field(ge=1)]
@@ -73,8 +75,18 @@ class Model(Section):
     gradient_checkpointing: bool = False
     attention: str = "default"
     """Attention implementation by name: default, sdpa, xformers, flash, ..."""
+    compile: Literal["none", "blocks"] = "none"
+    """blocks: the repeated blocks of the network are compiled, one for all, for rollouts and training alike."""
+    offload_decoder: bool = False
+    """Whether the decoder waits in the CPU's memory and is on the device only while it decodes."""
+    decode_batch_size: Positive = 8
+    """Latents per pass of the decoder; changes no picture."""
+    decode_tiling: bool = False
+    """Whether a picture is decoded in overlapping tiles: less memory, but seams that scorers see."""
     guidance_scale: NonNegative = 4.5
     """Classifier-free guidance in rollouts; 1 or less runs without the negative branch."""
+    guidance_passes: Literal[1, 2] = 1
+    """Both branches of guidance in one forward pass of twice the rows, or in two passes."""
     guidance_in_training: bool = True
     """Whether the trained forward contains guidance as the rollout does; if not, the rollout is off-policy."""
     negative_prompt: str = ""
@@ -145,6 +157,9 @@ class Sampler(Section):
     initial_noise: Literal["separate", "shared"] = "separate"
     """Whether the members of a group start from their own noise or from one; trees start as many as they need."""
     latent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of every latent between steps: what is stored is what the network was given, so replay stays exact."""
+    latent_store: Literal["device", "cpu"] = "device"
+    """Where the latents of an iteration wait for training."""
     batch_size: Positive = 16
     """Network inputs per forward pass in rollouts."""
     gen_length: Positive = 128
@@ -278,8 +293,9 @@ class Train(Section):
     updates_per_iteration: Positive = 1
     """Optimizer steps per inner epoch; the samples of an iteration are split over them."""
     inner_epochs: Positive = 1
-    micro_batch_size: Positive = 16
-    """Network inputs per trained forward pass; gradients accumulate to the whole update."""
+    micro_batch_size: Positive | Literal["auto"] = 16
+    """Network inputs per trained forward pass; gradients accumulate to the whole update. auto takes the largest of
+    `LARGEST_AUTO`, half of it, ... whose backward pass fits, found when training starts."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: NonNegative = 1e-4
@@ -299,6 +315,11 @@ class Train(Section):
     shuffle_rewards: bool = False
     """The control experiment: rewards are permuted across the samples of an iteration."""
     seed: int = 42
+
+    @property
+    def most_per_forward(self) -> int:
+        """Network inputs per trained forward pass, at most."""
+        return LARGEST_AUTO if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
 class Eval(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from flowgrpo.accelerations import lossy, refused
 from flowgrpo.errors import did_you_mean
 from flowgrpo.guard_rails import RAILS
 from flowgrpo.planning import leaves_per_root, roots_per_group, window_range
@@ -233,10 +234,12 @@ FAULTS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _size,
     _betas,
     _run_dir,
+    refused,
 )
 CAUTIONS: tuple[Callable[[Recipe], Iterator[Finding]], ...] = (
     _idle_clip,
     _idle_keys,
     _small_groups,
     loose_sequence_clip,
+    lossy,
 )

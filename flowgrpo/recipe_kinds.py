@@ -24,11 +24,15 @@ ANSWER = (*DECODING, "gen_length", "stop_at_end")
 
 OWN_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "flow": {
-        "model": (*("guidance_scale", "guidance_in_training", "negative_prompt", "height", "width"),),
+        "model": (
+            *("guidance_scale", "guidance_passes", "guidance_in_training", "negative_prompt", "height", "width"),
+            *("compile", "offload_decoder", "decode_batch_size", "decode_tiling"),
+        ),
         "sampler": (
             *("kernel", "eta", "density", "plan", "window", "window_width", "window_low", "window_high"),
             *("window_stride", "window_tau", "window_decay", "window_decay_from", "tail_ratio", "split_steps"),
             *("children", "split_noise", "solver", "grid", "shift", "initial_noise", "latent_dtype"),
+            "latent_store",
         ),
         "objective": (
             *("peers", "fusion", "fusion_beta", "extreme_b", "prune_depths", "prune_every", "prune_direction"),

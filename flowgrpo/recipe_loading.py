@@ -23,7 +23,7 @@ from flowgrpo.assets import shipped_recipes
 from flowgrpo.errors import RecipeError, did_you_mean
 from flowgrpo.recipe import Recipe, Section
 from flowgrpo.recipe_checks import faults
-from flowgrpo.recipe_messages import not_in_names, sentence
+from flowgrpo.recipe_messages import not_in_names, sentences
 from flowgrpo.recipe_values import Item, Plain, ValueSyntaxError, converted, kinds, read_mapping, without_lines
 from flowgrpo.runfolder import write_atomically
 from reward_models import SCORERS
@@ -40,7 +40,12 @@ NOT_IN_HASH = frozenset(
     (
         "model.gradient_checkpointing",
         "model.attention",
+        "model.compile",
+        "model.offload_decoder",
+        "model.decode_batch_size",
+        "model.guidance_passes",
         "sampler.batch_size",
+        "sampler.latent_store",
         "reward.workers",
         "reward.timeout_s",
         "train.micro_batch_size",
@@ -51,6 +56,8 @@ NOT_IN_HASH = frozenset(
     )
 )
 """Keys that change how long or how fast a run goes, but not where it goes."""
+HASHED_IF_CHANGED = frozenset(("model.decode_tiling",))
+"""Keys that came later: at their default they leave the hash of older runs as it was."""
 
 
 class LoadedRecipe(NamedTuple):
@@ -121,9 +128,15 @@ def recipe_hash(recipe: Recipe) -> str:
         for section, keys in recipe_values(recipe).items()
         if section in SECTIONS and section not in ("eval", "run")
         for key, value in keys.items()
-        if f"{section}.{key}" not in NOT_IN_HASH
+        if _counts(f"{section}.{key}", value)
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _counts(key: str, value: Any) -> bool:
+    section, _, name = key.partition(".")
+    untouched = key in HASHED_IF_CHANGED and value == SECTIONS[section].model_fields[name].default
+    return key not in NOT_IN_HASH and not untouched
 
 
 def write_recipe(path: Path, recipe: Recipe, origins: Mapping[str, str]) -> None:
@@ -319,7 +332,7 @@ def _validated(entries: Mapping[str, Entry]) -> tuple[Recipe | None, list[str]]:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, problems + [f"{_place_of(entries, detail['loc'])}: {sentence(detail)}" for detail in details]
+        return None, problems + [f"{_place_of(entries, place)}: {text}" for place, text in sentences(details)]
     if not problems:
         problems = [f"{_first_given(entries, keys)}: {text}" for keys, text in faults(recipe)]
     return recipe, problems

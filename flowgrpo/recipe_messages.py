@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from flowgrpo.errors import did_you_mean
@@ -27,6 +28,20 @@ BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "
 BOUND_WORDS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
+def sentences(details: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every fault with the place of its key; what a key's alternatives say of one value is one fault."""
+    for place, group in groupby(details, key=_key_of):
+        first, *others = group
+        words = [word for other in others if other["type"] == "literal_error" for word in _allowed(other)]
+        given = str(first["input"])
+        yield place, sentence(first) + ((did_you_mean(given, words) or f"; or {', '.join(words)}") if words else "")
+
+
+def _key_of(detail: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """pydantic adds the alternative that failed to the place of a value that may be of several types."""
+    return tuple(part for part in detail["loc"] if not str(part).startswith(("constrained-", "literal[")))
+
+
 def sentence(detail: Mapping[str, Any]) -> str:
     """One pydantic error as a sentence: what was given and what would be right."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
@@ -36,11 +51,16 @@ def sentence(detail: Mapping[str, Any]) -> str:
         bound = BOUNDS[kind]
         return f"must be {BOUND_WORDS[bound]} {context[bound]:g}, got {_shown(given)}"
     if kind == "literal_error":
-        allowed = [word.strip().strip("'") for word in context["expected"].replace(" or ", ", ").split(",")]
-        return unknown_name(str(given), allowed)
+        return unknown_name(str(given), _allowed(detail))
     if kind in COUNTS:
         return COUNTS[kind]
     return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {_shown(given)}"
+
+
+def _allowed(detail: Mapping[str, Any]) -> list[str]:
+    """The words of a literal that was missed."""
+    expected: str = detail["ctx"]["expected"]
+    return [word.strip().strip("'") for word in expected.replace(" or ", ", ").split(",")]
 
 
 def unknown_name(given: str, allowed: list[str]) -> str:

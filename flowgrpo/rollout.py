@@ -12,7 +12,7 @@ from flowgrpo.errors import RunError
 from flowgrpo.image_stats import image_statistics
 from flowgrpo.media import Collected
 from flowgrpo.planning import kernel_of, roots_per_group
-from flowgrpo.policy import Policy
+from flowgrpo.policy import Policy, encode_once
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
@@ -71,7 +71,7 @@ def collect(
         statistics.append((len(images), image_statistics(images, owner)))
         facts = [prompt.text for prompt in texts], [prompt.metadata for prompt in texts]
         pool.submit(images, *facts, group=owner.tolist(), seed=(recipe.train.seed, iteration))
-        parts.append(part)
+        parts.append(part.to("cpu") if recipe.sampler.latent_store == "cpu" else part)
         between(groups.stop - share.start, len(share))
     own = merge(parts)
     with clock.stage("reward_wait"):
@@ -112,7 +112,7 @@ def _sample(
     """The rollout of some groups, and how many network inputs it evaluated."""
     sampler, model = recipe.sampler, recipe.model
     with clock.stage("encode"):
-        conditioning = policy.encode([prompts[group].text for group in groups])
+        conditioning, row_of_group = encode_once(policy, [prompts[group].text for group in groups])
     keys = noise_keys(recipe, iteration, groups)
     per_group = roots_per_group(recipe)
     forwards = 0
@@ -120,7 +120,8 @@ def _sample(
     def velocity(x: Tensor, sigma: float, rows: Tensor) -> Tensor:
         nonlocal forwards
         forwards += len(x)
-        return policy.velocity(x, sigma, conditioning.rows(rows // per_group), guidance_scale=model.guidance_scale)
+        wanted = conditioning.rows(row_of_group[rows.cpu() // per_group])
+        return policy.velocity(x, sigma, wanted, guidance_scale=model.guidance_scale)
 
     with clock.stage("rollout"):
         rollout = sample_flow(

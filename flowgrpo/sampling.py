@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowgrpo.devices import resolve_device
-from flowgrpo.policy import Policy, load_policy
+from flowgrpo.policy import Policy, encode_once, load_policy
 from flowgrpo.prompts import Prompt
 from flowgrpo.recipe import Recipe
 from flowgrpo.seeding import prompt_key
@@ -36,9 +36,7 @@ def draw(
     guidance_scale: float,
 ) -> Tensor:
     """One picture per (text, key), [n, 3, H, W] in [0, 1], or one video each, [n, F, 3, H, W]."""
-    names = list(dict.fromkeys(texts))
-    conditioning = policy.encode(names)
-    row_of = torch.tensor([names.index(text) for text in texts])
+    conditioning, row_of = encode_once(policy, texts)
 
     def velocity(x: Tensor, sigma: float, rows: Tensor) -> Tensor:
         return policy.velocity(x, sigma, conditioning.rows(row_of[rows.cpu()]), guidance_scale=guidance_scale)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from flowgrpo import ema
+from flowgrpo.accelerations import refuse_where_sharded
 from flowgrpo.checkpoint import Checkpoint, drop_newer, save_checkpoint
 from flowgrpo.clock import TIMERS, Clock
 from flowgrpo.devices import resolve_device
@@ -29,6 +30,7 @@ from flowgrpo.guard_rails import new_alarms, watch_of
 from flowgrpo.judging import Judge, unjudged
 from flowgrpo.likelihoods import likelihood_of
 from flowgrpo.media import Collected, Work, load_medium
+from flowgrpo.micro_batches import largest_that_fits, with_size
 from flowgrpo.objective import check_requirements, clip_warning, resolve_objective
 from flowgrpo.parity import gap_problem, refuse
 from flowgrpo.processes import join_processes, refuse_idle_processes
@@ -91,6 +93,8 @@ class Trainer:
         likelihood = likelihood_of(recipe)
         check_requirements(recipe.objective, likelihood.fields, likelihood.title)
         self.prompts = load_prompts(recipe.data.prompts, limit=recipe.data.limit).prompts
+        if self.sharded is not None:
+            refuse_where_sharded(recipe)
         self.medium = load_medium(recipe, sharded=self.sharded)
         self.policy = self.medium.policy
         self.pool = RewardPool.from_recipe(
@@ -221,6 +225,8 @@ class Trainer:
         )
         self.progress.stage(number, "training", 0, 0)
         work = self.medium.work(collected, self.objective, number)
+        if self.learner.recipe.train.micro_batch_size == "auto":
+            self._fit_micro_batches(work, number)
         if check_parity:
             problems = self.processes.exchange(self.learner.parity_problem(work, number))
             refuse(next(filter(None, problems), None), self.recipe, self.folder)
@@ -235,6 +241,12 @@ class Trainer:
         if self.processes.first:
             self._record(row, {**stages, "scoring": self.pool.seconds - scored}, collected.rewards.cost)
         return row
+
+    def _fit_micro_batches(self, work: Work, number: int) -> None:
+        """The largest micro-batch that fits on every process, from now on."""
+        size = min(self.processes.exchange(largest_that_fits(self.learner, work, number)))
+        self.learner.recipe = with_size(self.recipe, size)
+        self.folder.event("micro_batch", f"train.micro_batch_size auto is {size} here")
 
     def _facts(self, collected: Collected, work: Work) -> dict[str, Any]:
         return {
@@ -343,7 +355,7 @@ def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, 
     """One iteration in a folder that is thrown away, with both start-up checks: what `flowgrpo check --run` shows.
 
     Returns:
-        The iteration's row of metrics, and the seconds it took under "seconds".
+        The iteration's row of metrics, with the seconds that it took under "seconds", and "micro_batch_size".
 
     Raises:
         FlowgrpoError: what would also end the run.
@@ -356,4 +368,5 @@ def check_run(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, 
             row = trainer.iterate(1, check_parity=True)
         finally:
             trainer.pool.abandon()
-        return {**row, "seconds": trainer.seconds}
+        size = trainer.learner.recipe.train.micro_batch_size
+        return {**row, "seconds": trainer.seconds, "micro_batch_size": size}

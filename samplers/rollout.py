@@ -14,6 +14,8 @@ from samplers.kernels import Kernel, resolve_kernel, working_dtype
 from samplers.plans import Plan
 
 Path = tuple[int, ...]
+LATENTS = ("samples", "inputs", "velocities", "next")
+"""Fields of a rollout that hold latents: the bulk of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class FlowRollout:
     edge_leaves: Tensor
     edge_parent: Tensor
 
+    def to(self, device: torch.device | str) -> FlowRollout:
+        """The same rollout with its latents on a device; the index tensors stay on the CPU."""
+        latents: dict[str, Any] = {name: getattr(self, name).to(device) for name in LATENTS}
+        return replace(self, **latents)
+
     @property
     def unit_shape(self) -> tuple[int, int]:
         """(B, S) such that ``next.reshape(B, S, ...)`` has one row per leaf, or (E, 1) where leaves share edges."""
@@ -93,24 +100,25 @@ def transition(rollout: FlowRollout, v: Tensor, inputs: Tensor) -> Transition:
 
     Args:
         rollout: the rollout.
-        v: velocity of each given input [m, ...].
+        v: velocity of each given input [m, ...]; the result is where it is, wherever the rollout's latents are.
         inputs: distinct input indices [m], in any order.
 
     Returns:
         Transition: all edges of these inputs.
     """
+    inputs = inputs.cpu()
     position = torch.full((len(rollout.input_step),), -1)
-    position[inputs.cpu()] = torch.arange(len(inputs))
+    position[inputs] = torch.arange(len(inputs))
     rows = position[rollout.edge_input]
     edges = (rows >= 0).nonzero().squeeze(1)
     rows = rows[edges]
-    steps = rollout.input_step[inputs.cpu()]
-    kernel = resolve_kernel(rollout.kernel)
-    drawn_from = step_distribution(kernel, rollout.inputs[inputs], v, rollout.plan, steps, rollout.eta)
+    steps = rollout.input_step[inputs]
+    x = rollout.inputs[inputs].to(v.device)
+    drawn_from = step_distribution(resolve_kernel(rollout.kernel), x, v, rollout.plan, steps, rollout.eta)
     sigmas = torch.tensor(rollout.plan.sigmas)
     dt = sigmas.diff()[rollout.edge_step[edges]].to(v.device)
     gaussian = Gaussian(drawn_from.mean[rows], drawn_from.std[rows])
-    return Transition(edges, rows, gaussian, rollout.next[edges], dt)
+    return Transition(edges, rows, gaussian, rollout.next[edges].to(v.device), dt)
 
 
 def edge_log_probs(rollout: FlowRollout) -> Tensor:

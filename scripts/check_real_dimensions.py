@@ -44,7 +44,7 @@ def _line(row: dict[str, Any]) -> str:
     held = {key: f"{value / 2**30:.3g} GiB" for key, value in row["bytes"].items()}
     return (
         f"{networks / 1e9:.2f} B parameters, {row['tokens']} tokens, {row['flops']['sampling'] / 1e12:.2f} TFLOP a step"
-        f", sampling {held['sampling']}, training {held['training']}, checkpointed {held['checkpointed']}"
+        f", {', '.join(f'{key} {text}' for key, text in held.items())}"
     )
 
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, Any] = {
 }
 _FIRST_WORDS = tuple(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
 INTERRUPTED = 130
+OUT_OF_MEMORY = "; docs/troubleshooting.md, 'Memory and time', has the remedies in order"
 EPILOG = """Recipes are shipped names (flowgrpo env lists them) or YAML files. Any value is changed by
 --section.key VALUE, such as --train.lr 1e-4 or --reward.names gold,clip."""
 
@@ -122,4 +123,5 @@ def _lines(error: Exception) -> list[str]:
     said = first_line(error)
     # Deliberate errors of the two packages below us are ValueErrors with a whole sentence.
     named = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
-    return [f"{named} (--traceback shows where)"]
+    remedy = OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else ""
+    return [f"{named} (--traceback shows where){remedy}"]

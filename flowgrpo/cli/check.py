@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from flowgrpo.accelerations import used
 from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
@@ -54,6 +55,9 @@ def page(loaded: LoadedRecipe, found: Preflight) -> Iterator[str]:
         yield f"prompts\n{display.columns(_prompts(recipe, found))}"
     if found.model is not None:
         yield _estimate(recipe, estimate(recipe, _geometry(recipe, found), found.model))
+    accelerations = [(held.key, "lossless" if held.lossless else "lossy", held.does) for held in used(recipe)]
+    if accelerations:
+        yield f"accelerations\n{display.columns(accelerations)}"
     if found.warnings:
         yield "warnings\n" + "\n".join(f"  {warning}" for warning in found.warnings)
 
@@ -82,8 +86,7 @@ def _flow_counts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]]:
     yield "units", f"{counts.trained_edges} of {counts.edges} stochastic transitions are trained"
     policy = "on-policy: every ratio is exactly 1" if counts.on_policy else "the first on-policy, the others off-policy"
     yield "updates", f"{counts.updates}, {policy}"
-    size = recipe.train.micro_batch_size
-    yield "micro-batches", f"{counts.micro_batches} per update, {size} network inputs each at most"
+    yield "micro-batches", _micro_batches(recipe, counts.micro_batches, "network inputs")
     bound = "" if counts.exact else "at most "
     yield "sampling forwards", _rows(counts.sampling, counts.sampling_rows)
     yield "trained forwards", bound + _rows(counts.trained, counts.trained_rows) + ", with backward"
@@ -103,7 +106,7 @@ def _answer_counts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]
     yield "likelihood", f"{recipe.objective.likelihood}: {counts.views} views, one unit per {counts.per}"
     policy = "on-policy: every ratio is exactly 1" if counts.on_policy else "the first on-policy, the others off-policy"
     yield "updates", f"{counts.updates}, {policy}"
-    yield "micro-batches", f"{counts.micro_batches} per update, {recipe.train.micro_batch_size} answers each at most"
+    yield "micro-batches", _micro_batches(recipe, counts.micro_batches, "answers")
     yield "sampling forwards", f"at most {counts.sampling}"
     twice = ", each view twice: once for its value, once for its gradient" if counts.passes > 1 else ""
     yield "trained forwards", f"at most {counts.trained}{twice}"
@@ -116,6 +119,12 @@ COUNTS: dict[str, Callable[[Recipe, Preflight], Iterator[tuple[str, str]]]] = {
     "flow": _flow_counts,
     "masked_lm": _answer_counts,
 }
+
+
+def _micro_batches(recipe: Recipe, count: int, what: str) -> str:
+    if recipe.train.micro_batch_size == "auto":
+        return f"auto: at least {count} per update, as many of {recipe.train.most_per_forward} {what} or less as fit"
+    return f"{count} per update, {recipe.train.micro_batch_size} {what} each at most"
 
 
 def _price(recipe: Recipe) -> str:
@@ -135,6 +144,7 @@ def _ran(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "reward",
         f"{row['reward/mean']:.4g} +- {row['reward/std']:.2g}; {row['reward/zero_std_groups']:.0%} flat groups",
     )
+    yield "micro-batches", f"{row['micro_batch_size']} fit"
     yield "first ratio", "exactly 1"
     if "rollout_gap" in row["per_step"]:
         gaps = zip(row["per_step"]["step"], row["per_step"]["rollout_gap"], strict=True)
@@ -160,11 +170,14 @@ def _estimate(recipe: Recipe, guess: Estimate) -> str:
     total = sum(guess.seconds.values())
     rows = [(name, display.duration(seconds)) for name, seconds in guess.seconds.items() if seconds]
     rows += [("iteration", display.duration(total)), ("run", _length(recipe, total))]
-    rows += [(name, display.size(held)) for name, held in guess.bytes.items() if held]
-    rows.append(("together", f"{display.size(sum(guess.bytes.values()))}, without the scorers' own models"))
+    held, stages = guess.memory.held, guess.memory.stages
+    rows += [(name, display.size(count)) for name, count in held.items() if count]
+    rows += [(name, f"{display.size(count)} beside that") for name, count in stages.items()]
+    longest = max(stages, key=lambda name: stages[name])
+    rows.append(("at most", f"{display.size(guess.memory.peak)}, while {longest}; scorers' own models not counted"))
     assumed = f"{guess.flops_per_second / 1e12:.3g} TFLOP/s on the {guess.device}, scoring not counted"
     trained = f"{guess.trained_parameters:,} trained parameters"
-    return f"estimate, good to a factor of two: {trained}, {assumed}\n{display.columns(rows)}"
+    return f"estimate, time good to a factor of two: {trained}, {assumed}\n{display.columns(rows)}"
 
 
 def _length(recipe: Recipe, seconds: float) -> str:

@@ -241,6 +241,9 @@ def load_network(model: Model, family: MaskedFamily) -> Any:
     dtype = torch.float32 if model.adapter == "full" else DTYPES[model.dtype]
     extra = {} if model.attention == "default" else {"attn_implementation": model.attention}
     network = _load(family.loader, model, dtype=dtype, **extra).requires_grad_(False).eval()
+    taken = network.config._attn_implementation
+    if extra and taken != model.attention:
+        raise RecipeError(f"model.attention: {model.attention!r} was not taken by the network, which has {taken!r}")
     if family.remote and model.trust_remote_code:
         restore_buffers(network)
     return network

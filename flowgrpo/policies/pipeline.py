@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch.nn import Module, Parameter
 
 from flowgrpo.attention import set_attention
 from flowgrpo.policies.adapters import Trained, attach
+from flowgrpo.policies.compiling import compile_blocks
+from flowgrpo.policies.conditionings import Packed, pack, unpack
+from flowgrpo.policies.decoder import decoder_on, prepare_decoder
 from flowgrpo.policies.experts import Share, boundary_of, networks_of, shares, with_idle
 from flowgrpo.policies.family import Family, Text
 from flowgrpo.policies.grids import grid_sigmas
@@ -54,7 +58,7 @@ class PipelinePolicy:
         self._pipe, self._family, self._model, self._trained = pipe, family, model, trained
         self._networks: Mapping[str, Module] = networks_of(pipe)
         self._boundary = boundary_of(pipe)
-        self._encoded: dict[tuple[str, bool], dict[str, Tensor]] = {}
+        self._encoded: dict[tuple[str, bool], dict[str, Packed]] = {}
         self._encoders_dropped = False
 
     @torch.no_grad()
@@ -76,9 +80,9 @@ class PipelinePolicy:
         for text in dict.fromkeys([*((prompt, False) for prompt in prompts), *negatives]):
             if text not in self._encoded:
                 self._encoded[text] = self._encode_one(*text)
-        rows = [self._encoded[prompt, False] for prompt in prompts]
+        rows = [unpack(self._encoded[prompt, False]) for prompt in prompts]
         stacked = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        return Conditioning(stacked, self._encoded[negatives[0]] if negatives else {})
+        return Conditioning(stacked, unpack(self._encoded[negatives[0]]) if negatives else {})
 
     def drop_encoders(self) -> None:
         """Frees the text encoders; `encode` loads them again from `model.path` when a prompt is new.
@@ -105,40 +109,39 @@ class PipelinePolicy:
         """Predicted eps - x0, with classifier-free guidance where the family has it and the scale is above 1.
 
         Args:
-            x: latents [n, C, h, w], of videos [n, C, f, h, w], any float dtype.
+            x: latents [n, C, h, w], of videos [n, C, f, h, w], any float dtype, on any device.
             sigma: noise level in (0, 1], one for all rows or [n] (rows at different steps).
             cond: n rows.
-            guidance_scale: w in negative + w (positive - negative), both from one batch of 2 n; a family may rescale
-                the sum (`Family.combine`).
+            guidance_scale: w in negative + w (positive - negative), from one batch of 2 n or, by the recipe's
+                `model.guidance_passes`, from two of n; a family may rescale the sum (`Family.combine`).
 
         Returns:
             Tensor: the shape of x, float32. The gradient flows through both branches.
         """
         cond = cond.to(self.device)
-        guided = self._latents.negative_branch and guidance_scale > 1
         timestep = torch.as_tensor(sigma, dtype=torch.float32, device=self.device).expand(len(x)) * 1000
-        text = cond.prompt
-        if guided:
-            x, timestep = torch.cat([x, x]), torch.cat([timestep, timestep])
-            text = {name: torch.cat([cond.negative[name].expand_as(rows), rows]) for name, rows in text.items()}
-        v = self._denoise(x.to(self.dtype), timestep, text, guidance_scale)
-        if not guided:
-            return v
-        negative, positive = v.chunk(2)
+        x, text = x.to(self.device, self.dtype), cond.prompt
+        if not (self._latents.negative_branch and guidance_scale > 1):
+            return self._denoise(x, timestep, text, guidance_scale)
+        other = {name: cond.negative[name].expand_as(rows) for name, rows in text.items()}
+        branches = _in_two_passes if self._model.guidance_passes == 2 else _in_one_pass
+        denoise = partial(self._denoise, guidance_scale=guidance_scale)
+        negative, positive = branches(denoise, x, timestep, other, text)
         return self._family.combine(negative, positive, guidance_scale)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, *, batch_size: int = 8) -> Tensor:
+    def decode(self, latents: Tensor, *, batch_size: int | None = None) -> Tensor:
         """Pictures [n, 3, H, W] or videos [n, F, 3, H, W] in [0, 1], float32, on the policy's device.
 
         Args:
-            latents: [n, C, h, w] or [n, C, f, h, w] at sigma 0.
-            batch_size: latents per decoder pass.
+            latents: [n, C, h, w] or [n, C, f, h, w] at sigma 0, on any device.
+            batch_size: latents per decoder pass; None takes the recipe's.
         """
         vae = self._pipe.vae
-        chunks = latents.to(self.device, vae.dtype).split(batch_size)
-        media = [self._family.decode(vae, chunk).float() for chunk in chunks]
-        return (torch.cat(media) / 2 + 0.5).clamp(0, 1)
+        chunks = latents.split(batch_size or self._model.decode_batch_size)
+        with decoder_on(vae, self.device, rests=self._model.offload_decoder):
+            media = [self._family.decode(vae, chunk.to(self.device, vae.dtype)).float() for chunk in chunks]
+        return torch.cat(media).div_(2).add_(0.5).clamp_(0, 1)
 
     def trainable(self) -> dict[str, Parameter]:
         """The trained parameters (float32 masters) by name, in the network's order."""
@@ -218,7 +221,7 @@ class PipelinePolicy:
             answers = [self._family.denoise(networks[name], x, timestep, text, 1.0) for name in wanted.networks]
         return torch.stack([answer.float().sum() for answer in answers]).sum()
 
-    def _encode_one(self, prompt: str, negative: bool) -> dict[str, Tensor]:
+    def _encode_one(self, prompt: str, negative: bool) -> dict[str, Packed]:
         if self._encoders_dropped:
             reload_text_parts(self._pipe, self._family, self._model)
             self._encoders_dropped = False
@@ -228,7 +231,7 @@ class PipelinePolicy:
         self._warn_if_cut(prompt)
         with quiet_libraries():
             row = self._family.encode(self._pipe, prompt, self._model.max_sequence_length, self.device, negative)
-        return {name: _stored(tensor, self.dtype) for name, tensor in row.items()}
+        return pack(row, self.dtype)
 
     def _warn_if_cut(self, prompt: str) -> None:
         cuts = []
@@ -264,10 +267,23 @@ def load_pipeline_policy(
     for network in networks.values():
         if model.gradient_checkpointing:
             network.enable_gradient_checkpointing()
-    pipe.vae.to(device)
+        if model.compile == "blocks":
+            compile_blocks(network)
+    prepare_decoder(pipe.vae, model, device)
     return PipelinePolicy(pipe, family, model, trained, device, sharded)
 
 
-def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A part of a conditioning on the CPU: numbers in `dtype`, masks as they are."""
-    return tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+def _in_one_pass(
+    denoise: Callable[[Tensor, Tensor, Text], Tensor], x: Tensor, timestep: Tensor, *branches: Text
+) -> Sequence[Tensor]:
+    """Velocities of both branches from one batch."""
+    count = len(branches)
+    text = {name: torch.cat([branch[name] for branch in branches]) for name in branches[0]}
+    return denoise(torch.cat([x] * count), torch.cat([timestep] * count), text).chunk(count)
+
+
+def _in_two_passes(
+    denoise: Callable[[Tensor, Tensor, Text], Tensor], x: Tensor, timestep: Tensor, *branches: Text
+) -> Sequence[Tensor]:
+    """The same from a batch each."""
+    return [denoise(x, timestep, branch) for branch in branches]

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from flowgrpo.policies.facts import FACTS
 from flowgrpo.policies.families import FAMILIES
 from flowgrpo.policies.loading import plan_latents
 from flowgrpo.policies.pipeline import PipelinePolicy
+from flowgrpo.policies.precision import DTYPES, component_dtypes
 from flowgrpo.policy import Conditioning
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe import Model
@@ -108,10 +110,11 @@ class Cost:
 
 
 def measured(policy: PipelinePolicy, run: Callable[[], Any]) -> Cost:
-    """What `run` costs."""
+    """What `run` costs beside weights, and gradients that are there already."""
     meter = Meter()
     for part in policy.parts().values():
         meter.know(iter([*part.parameters(), *part.buffers()]))
+        meter.know(held.grad for held in part.parameters() if held.grad is not None)
     with meter:
         run()
     return Cost(meter.flops, meter.peak)
@@ -147,10 +150,11 @@ def _exchange(module: Module, function: Callable[[Tensor], Tensor], recurse: boo
     return module
 
 
-def section(real: Mapping[str, Any]) -> Model:
-    """The `model` section that the rehearsal runs: bfloat16, an adapter, the size of the published numbers."""
+def section(real: Mapping[str, Any], adapter: str = "lora") -> Model:
+    """The `model` section that the rehearsal runs: the size of the published numbers, bfloat16 unless they say so."""
     size = {key: real[key] for key in ("height", "width", "frames", "guidance_scale")}
-    return Model(**{"path": real["hub"][0], "dtype": "bfloat16", "lora_rank": RANK, **size})
+    dtype = real.get("dtype", "bfloat16")
+    return Model(**{"path": real["hub"][0], "dtype": dtype, "adapter": adapter, "lora_rank": RANK, **size})
 
 
 def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
@@ -162,7 +166,8 @@ def build(real: Mapping[str, Any], model: Model) -> PipelinePolicy:
         return made.to(dtype) if isinstance(made, Module) else made
 
     entries, dtypes = {**real["networks"], "vae": real["vae"]}, {"vae": torch.float32}
-    parts = {name: make(entry, dtypes.get(name, torch.bfloat16)) for name, entry in entries.items()}
+    stored = component_dtypes(DTYPES[model.dtype], full=model.adapter == "full")["transformer"]
+    parts = {name: make(entry, dtypes.get(name, stored)) for name, entry in entries.items()}
     with unset_fake_temporarily():  # a scheduler reads its own levels
         parts["scheduler"] = make(real["scheduler"], torch.float32)
     for name in (*real["networks"], "vae"):
@@ -195,7 +200,9 @@ def rehearse(name: str) -> dict[str, Any]:
     """One row of the table: sizes, counts, FLOPs and bytes of one picture or video of model `name`.
 
     Sampling is one step without gradient; training one step replayed with its backward pass, without and with gradient
-    checkpointing. Guidance runs as the model's row in `real_configs` says, so a row may be two for the network.
+    checkpointing, by an adapter or by all weights ("full": what each further picture adds, beside gradients and
+    weights in the dtype of the forward pass). Guidance runs as the model's row in `real_configs` says, so a row may be
+    two for the network. Decoding is one picture or video.
     """
     real = read_real(name)
     with fake_tensors():
@@ -203,18 +210,54 @@ def rehearse(name: str) -> dict[str, Any]:
         cond, x = conditioning(real, policy), torch.zeros(1, *policy.latent_shape)
         with torch.no_grad():
             sampled = measured(policy, lambda: _step(policy, HIGH, x, cond, real))
+            decoded = measured(policy, lambda: policy.decode(x))
         replayed = measured(policy, lambda: _replay(policy, x, cond, real))
         _check_gradients(name, policy)
-        for network in networks_of(policy._pipe).values():
-            network.enable_gradient_checkpointing()
-            network.zero_grad(set_to_none=True)
+        _checkpoint(policy)
         saved = measured(policy, lambda: _replay(policy, x, cond, real))
+        full, full_saved = _all_weights(real)
+    networks = len(real["networks"])
+    flops = {"training": replayed.flops // networks, "full": full.flops // networks}
     return {
+        "dtype": section(real).dtype,
         **_sizes(real, policy),
         **_geometry(real, policy),
-        "flops": {"sampling": sampled.flops, "training": replayed.flops // len(real["networks"])},
-        "bytes": {"sampling": sampled.bytes, "training": replayed.bytes, "checkpointed": saved.bytes},
+        "flops": {"sampling": sampled.flops, **flops, "decoding": decoded.flops},
+        "bytes": {
+            "sampling": sampled.bytes,
+            "training": replayed.bytes,
+            "checkpointed": saved.bytes,
+            "full": full.bytes,
+            "full_checkpointed": full_saved.bytes,
+            "decoding": decoded.bytes,
+        },
     }
+
+
+def _all_weights(real: Mapping[str, Any]) -> tuple[Cost, Cost]:
+    """Replaying one more picture where every weight is trained, without and with checkpointing."""
+    policy = build(real, section(real, "full"))
+    for held in policy.trainable().values():
+        held.grad = torch.zeros_like(held)
+    plain = _of_one_more(policy, real)
+    _checkpoint(policy, keep_gradients=True)
+    return plain, _of_one_more(policy, real)
+
+
+def _of_one_more(policy: PipelinePolicy, real: Mapping[str, Any]) -> Cost:
+    one, two = (
+        measured(policy, partial(_replay, policy, torch.zeros(count, *policy.latent_shape), cond, real))
+        for count in (1, 2)
+        for cond in [conditioning(real, policy).rows(torch.zeros(count, dtype=torch.long))]
+    )
+    return Cost(two.flops - one.flops, two.bytes - one.bytes)
+
+
+def _checkpoint(policy: PipelinePolicy, *, keep_gradients: bool = False) -> None:
+    for network in networks_of(policy._pipe).values():
+        network.enable_gradient_checkpointing()
+        if not keep_gradients:
+            network.zero_grad(set_to_none=True)
 
 
 def _step(policy: PipelinePolicy, network: str, x: Tensor, cond: Conditioning, real: Mapping[str, Any]) -> Tensor:

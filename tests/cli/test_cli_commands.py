@@ -95,7 +95,8 @@ def test_train_flow_grpo_on_own_prompts_and_model(place: Path, capsys: pytest.Ca
 
 
 def test_check_shows_counts_estimate_and_origins(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "flow_grpo", *MODEL, "--data.prompts", "p.jsonl"]) == 0
+    tiled = ["--model.decode_tiling", "--train.micro_batch_size", "auto"]
+    assert main(["check", "flow_grpo", *MODEL, "--data.prompts", "p.jsonl", *tiled]) == 0
     said = " ".join(capsys.readouterr().out.split())
     for part in (
         "model.path pipe command line",
@@ -103,7 +104,11 @@ def test_check_shows_counts_estimate_and_origins(capsys: pytest.CaptureFixture[s
         "samples 48 prompts x 24 = 1152, 1152 of them trained",
         "sampling forwards 11520 (23040 rows with guidance)",
         "old forwards 5184",
-        "estimate, good to a factor of two",
+        "estimate, time good to a factor of two",
+        "auto: at least 81 per update, as many of 64 network inputs or less as fit",
+        "model.decode_tiling lossy decodes overlapping tiles",
+        "model.decode_tiling: is lossy: it decodes overlapping tiles",
+        "; scorers' own models not counted",
         "train 2 from p.jsonl",
         "48 of 2 prompts: some come twice in an iteration",
     ):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_files import SHAPES, write_header
 
+from flowgrpo.assets import CANDIDATES
 from flowgrpo.estimates import decode_flops, estimate, forward_flops, memory
 from flowgrpo.geometry import geometry
 from flowgrpo.model_facts import find_model, is_hub_name, read_model
@@ -97,14 +100,74 @@ def test_estimate_follows_the_recipe(workplace: Path) -> None:
     facts = read_model(workplace / "pipe")
     base = load_recipe("mine.yaml", ["--run.device=cpu"]).recipe
     counts = geometry(base)
-    held = memory(base, counts, facts, trained=1000)
+    held = memory(base, counts, facts, trained=1000).held
     assert held["frozen weights"] == 4 * (1680 + 100)
     assert held["trained weights, gradients, Adam, copies"] == 16_000
+    latents = 16 * 8 * 8  # 64 pixels, 8 of them a latent pixel; 16 channels
+    assert held["stored latents"] == latents * 4 * (2 * counts.stored_inputs + counts.edges + counts.samples)
     checkpointed = load_recipe("mine.yaml", ["--model.gradient_checkpointing"]).recipe
-    activations = "activations of one micro-batch"
-    assert memory(checkpointed, counts, facts, trained=0)[activations] < held[activations]
+    stage = "training one micro-batch"
+    assert memory(checkpointed, counts, facts, trained=0).stages[stage] < memory(base, counts, facts, 0).stages[stage]
     guess = estimate(base, counts, facts)
     assert guess.device == "cpu" and guess.trained_parameters == facts.adapter_parameters(32, None)
+    assert guess.memory.peak == sum(guess.memory.held.values()) + max(guess.memory.stages.values())
     assert guess.seconds["training"] == pytest.approx(
         3 * counts.trained_rows * forward_flops(facts, SMALL) / guess.flops_per_second
     )
+
+
+def test_what_rests_on_the_cpu_takes_no_memory_of_a_gpu(workplace: Path) -> None:
+    facts = read_model(workplace / "pipe")
+
+    def held(*words: str) -> dict[str, float]:
+        recipe = load_recipe("mine.yaml", ["--run.device=cuda", *words]).recipe
+        return memory(recipe, geometry(recipe), facts, trained=0).held
+
+    plain, resting = held(), held("--sampler.latent_store=cpu", "--model.offload_decoder")
+    assert plain["stored latents"] > 0 == resting["stored latents"]
+    assert plain["frozen weights"] - resting["frozen weights"] == 4 * 100
+
+
+def test_guidance_in_two_passes_halves_the_rows_of_sampling(workplace: Path) -> None:
+    facts = read_model(workplace / "pipe")
+    one, two = (
+        load_recipe("mine.yaml", ["--model.guidance_scale=4", f"--model.guidance_passes={n}"]).recipe for n in (1, 2)
+    )
+    counts = geometry(one)
+    stages = [memory(recipe, counts, facts, trained=0).stages for recipe in (one, two)]
+    assert stages[0]["sampling"] == 2 * stages[1]["sampling"]
+    assert stages[0]["training one micro-batch"] == stages[1]["training one micro-batch"]
+
+
+def test_a_rehearsed_model_on_disk_is_known_by_its_numbers() -> None:
+    """Its files also hold buffers: its parameters are those of the rehearsal, and 2,297,104 are trained."""
+    found = find_model("tiny-sd3")
+    assert found is not None
+    facts = read_model(found)
+    assert facts.rehearsed is not None and facts.rehearsed["dtype"] == "float32"
+    recipe = load_recipe("demo").recipe
+    guess = estimate(recipe, geometry(recipe), facts)
+    assert guess.trained_parameters == 2_297_104
+    assert guess.memory.stages["training one micro-batch"] == 64 * facts.rehearsed["bytes"]["full"]
+    # The table has FLOPs of the network's modulations as they are, once per row: fewer than a rule by weights says.
+    plain = replace(facts, rehearsed=None)
+    assert forward_flops(facts, recipe.model) < forward_flops(plain, recipe.model)
+
+
+def test_micro_batches_of_auto_are_counted_at_the_most(workplace: Path) -> None:
+    words = ["--train.updates_per_iteration=4", "--train.micro_batch_size=auto"]
+    assert geometry(load_recipe(None, words).recipe).micro_batches == 3  # 144 inputs per update, 64 at most
+
+
+def test_time_is_right_to_a_factor_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's iterations as they were recorded on two cores, against what `check` says for two cores."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    recipe = load_recipe("demo", ["--run.device=cpu"]).recipe
+    counts, found = geometry(recipe), find_model("tiny-sd3")
+    assert found is not None
+    guess = sum(estimate(recipe, counts, read_model(found)).seconds.values())
+    rows = json.loads((CANDIDATES[0] / "benchmarks" / "demo.json").read_text(encoding="utf-8"))
+    same = [row for row in rows if row["forwards_per_iteration"]["sampling"] == counts.sampling]
+    for row in (row for row in same if row["machine"].startswith("2 cores")):
+        spent = row["seconds_per_iteration"]
+        assert 0.5 < guess / (spent["rollout"] + spent["decode"] + spent["update"]) < 2

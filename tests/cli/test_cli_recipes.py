@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from flowgrpo.accelerations import ACCELERATIONS, refuse_where_sharded, used
 from flowgrpo.assets import shipped_recipes
 from flowgrpo.cli import main
 from flowgrpo.errors import RecipeError
 from flowgrpo.recipe import Recipe
+from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_kinds import OWN_KEYS, foreign_keys
 from flowgrpo.recipe_loading import (
     NOT_IN_HASH,
@@ -129,6 +131,49 @@ def test_errors_survive_pickling() -> None:
     assert error.problems == ("a", "b") and isinstance(error, ValueError)
 
 
+def test_a_number_or_a_word() -> None:
+    assert value("--train.micro_batch_size=auto", key="train.micro_batch_size") == "auto"
+    assert value("--train.micro_batch_size=12", key="train.micro_batch_size") == 12
+    for word, said in (
+        ("outo", "expects a whole number, got 'outo'; did you mean 'auto'?"),
+        ("2.5", "expects a whole number, got '2.5'; or auto"),
+        ("0", "must be at least 1, got '0'; or auto"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe("demo", [f"--train.micro_batch_size={word}"])
+        assert str(caught.value) == f"command line: train.micro_batch_size: {said}"
+
+
+@pytest.mark.parametrize("name", ["sage", "sage_varlen", "_sage_qk_int8_pv_fp16_cuda"])
+def test_lossy_attention_is_refused_where_rollouts_are_replayed(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"model.attention: {name} is lossy: .* default, sdpa, xformers or flash"):
+        load_recipe("demo", [f"--model.attention={name}"])
+
+
+def test_lossy_decoding_is_warned_about_and_lossless_savings_are_not() -> None:
+    words = ["--model.gradient_checkpointing", "--model.guidance_passes=2", "--model.compile=blocks"]
+    quiet = load_recipe("demo", words).recipe
+    assert {held.key for held in used(quiet)} == {word[2:].split("=")[0] for word in words}
+    assert all(held.lossless for held in used(quiet))
+    assert not [keys for keys, text in cautions(quiet) if "lossy" in text]
+    tiled = load_recipe("demo", ["--model.decode_tiling"]).recipe
+    assert [keys for keys, text in cautions(tiled) if "is lossy" in text] == [("model.decode_tiling",)]
+
+
+def test_what_does_not_go_with_sharded_weights_is_refused_at_once() -> None:
+    refuse_where_sharded(load_recipe("demo").recipe)
+    words = ["--model.guidance_passes=2", "--model.compile=blocks", "--train.micro_batch_size=auto"]
+    with pytest.raises(RecipeError) as caught:
+        refuse_where_sharded(load_recipe("demo", words).recipe)
+    assert {problem.partition(":")[0] for problem in caught.value.problems} == {
+        word[2:].split("=")[0] for word in words
+    }
+
+
+def test_every_acceleration_names_a_key() -> None:
+    assert {held.key for held in ACCELERATIONS} <= set(dotted_keys())
+
+
 def test_hash_covers_what_decides_results() -> None:
     demo = load_recipe("demo").recipe
     changed = {
@@ -144,6 +189,14 @@ def test_hash_covers_what_decides_results() -> None:
         assert recipe_hash(load_recipe("demo", [f"--{key}={word}"]).recipe) != recipe_hash(demo), key
     for key in ("train.iterations", "train.max_minutes", "train.micro_batch_size", "eval.steps", "run.dir"):
         assert recipe_hash(load_recipe("demo", [f"--{key}=4"]).recipe) == recipe_hash(demo), key
+
+
+def test_hash_of_older_runs_stays_where_a_later_key_has_its_default() -> None:
+    demo = load_recipe("demo").recipe
+    for key, word in {"guidance_passes": "2", "offload_decoder": "true", "compile": "blocks"}.items():
+        assert recipe_hash(load_recipe("demo", [f"--model.{key}={word}"]).recipe) == recipe_hash(demo), key
+    assert recipe_hash(load_recipe("demo", ["--model.decode_tiling=true"]).recipe) != recipe_hash(demo)
+    assert recipe_hash(load_recipe("demo", ["--model.decode_tiling=false"]).recipe) == recipe_hash(demo)
 
 
 def test_hash_is_that_of_equal_values_from_other_places(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from flowgrpo.assets import CANDIDATES
+from flowgrpo.assets import CANDIDATES, asset
 from flowgrpo.estimates import activations_per_row
 from flowgrpo.model_facts import known_model
 from flowgrpo.policies.facts import FACTS
@@ -16,6 +16,7 @@ from flowgrpo.recipe import Model
 
 TABLE = CANDIDATES[0] / "benchmarks" / "real_dimensions.json"
 REHEARSED = "sana-1600m"
+SD3 = "StableDiffusion3Pipeline"
 
 
 def table() -> dict[str, dict]:
@@ -48,7 +49,22 @@ def test_the_tables_rows_are_what_was_published(name):
 
 def test_every_family_has_a_model_of_real_size():
     assert {read_real(name)["pipeline"] for name in real_names()} == set(FACTS)
-    assert all(hub in FACTS[row["pipeline"]].hub for row in table().values() for hub in row["hub"])
+    hubs = {(row["pipeline"], hub) for row in table().values() for hub in row["hub"]} - {(SD3, "tiny-sd3")}
+    assert all(hub in FACTS[pipeline].hub for pipeline, hub in hubs)
+
+
+def test_the_embedded_model_is_rehearsed_by_its_own_numbers():
+    real, folder = read_real("tiny-sd3"), asset("tiny-sd3")
+    parts = {**real["networks"], "vae": real["vae"], "scheduler": real["scheduler"]}
+    for part, (kind, config) in parts.items():
+        file = "scheduler_config.json" if part == "scheduler" else "config.json"
+        stated = json.loads((folder / part / file).read_text(encoding="utf-8"))
+        assert stated["_class_name"] == kind
+        assert config == {key: stated[key] for key in config}
+    row = rehearse("tiny-sd3")
+    assert {key: row[key] for key in ("bytes", "flops")} == {
+        key: table()["tiny-sd3"][key] for key in ("bytes", "flops")
+    }
 
 
 def test_a_wrong_number_is_named():

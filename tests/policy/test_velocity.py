@@ -97,12 +97,17 @@ def test_half_precision_agrees_with_float32(section, adapter):
         assert 0 < gap.norm() < 0.03 * one_velocity(exact).norm()
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_gradient_checkpointing_changes_memory_alone(section, dtype, adapter):
+@pytest.mark.parametrize(
+    ("kind", "dtype", "adapter"),
+    [
+        *(("sd3", dtype, adapter) for dtype in ("float32", "bfloat16") for adapter in ("lora", "full")),
+        ("flux", "float32", "lora"),
+    ],
+)
+def test_gradient_checkpointing_changes_memory_alone(section, kind, dtype, adapter):
     runs, gradients = [], []
     for flag in (False, True):
-        policy = load_policy(section(dtype=dtype, adapter=adapter, gradient_checkpointing=flag))
+        policy = load_policy(section(kind, dtype=dtype, adapter=adapter, gradient_checkpointing=flag))
         shake(policy, 0.1)
         calls: list[int] = []
         block = policy.parts()["network"].transformer_blocks[0]

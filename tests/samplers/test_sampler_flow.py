@@ -310,3 +310,15 @@ def test_wrong_velocity_shape_no_latents_and_unequal_merge() -> None:
         merge([rollout_of(PLANS["window"]), rollout_of(PLANS["window"], eta=0.5)])
     with pytest.raises(ValueError, match="at least one rollout"):
         merge([])
+
+
+def test_a_replay_is_where_the_velocity_is_and_the_store_may_be_elsewhere() -> None:
+    """Latents wait on one device (here a CPU) while the network answers on another (here one without values)."""
+    stored = rollout_of(branch(GRID, (0, 2), 2))
+    inputs = torch.tensor([2, 0])
+    there = transition(stored, stored.velocities[inputs].to("meta"), inputs)
+    assert {held.device.type for held in (there.gaussian.mean, there.gaussian.std, there.x_next, there.dt)} == {"meta"}
+    moved = stored.to("meta")
+    assert all(getattr(moved, name).device.type == "meta" for name in TENSORS)
+    assert all(getattr(moved, name).device.type == "cpu" for name in INDICES)
+    assert_same(stored.to("cpu"), stored)
