@@ -24,6 +24,8 @@ from reward_models.tasks import (
     countdown,
     d1,
     expressions,
+    math_library,
+    math_worker,
     maths,
     problems,
     sudoku,
@@ -165,10 +167,11 @@ def _scorer(
     components: tuple[str, ...] = (),
     further: tuple[ModuleType, ...] = (),
 ) -> TextScorer:
-    sources = (tasks, answers, arithmetic, code_format, countdown, d1, expressions, maths, problems, sudoku, *further)
+    sources = (tasks, answers, arithmetic, code_format, countdown, d1, expressions, maths, problems, sudoku)
+    library = (math_library, math_worker)
     return TextScorer(
         name=name,
-        version=source_version(*sources, further=name),
+        version=source_version(*sources, *library, *further, further=[name, math_library.library_version()]),
         media="text",
         needs=("metadata",),
         range=bounds,

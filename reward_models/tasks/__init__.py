@@ -1,4 +1,5 @@
-"""Text tasks whose answers can be checked exactly: generators, verifiers and files. Pure Python.
+"""Text tasks whose answers can be checked exactly: generators, verifiers and files. Pure Python, bar
+math-verify in a process of its own for the task `math`.
 
 problems = generate("countdown", "train", seed=0, count=1000)
 verdict = verify("<answer>2*4-3</answer>", problems[0].metadata)

@@ -9,6 +9,7 @@ from typing import Any
 
 from reward_models.tasks.answers import extract_answer
 from reward_models.tasks.expressions import LONGEST
+from reward_models.tasks.math_library import same_value
 from reward_models.tasks.problems import NO_ANSWER, Verdict, judged
 
 ATTEMPT = 0.1
@@ -38,7 +39,7 @@ def verify_number(text: str, metadata: Mapping[str, Any]) -> Verdict:
 
 
 def verify_expression(text: str, metadata: Mapping[str, Any]) -> Verdict:
-    r"""Check an expression by its normalised spelling, as MATH's own grader does.
+    r"""Check an expression: right with the answer's normalised spelling (MATH's own grader) or its value (math-verify).
 
     Args:
         text: what the model wrote; the answer is in \boxed{...} or between answer tags.
@@ -46,11 +47,15 @@ def verify_expression(text: str, metadata: Mapping[str, Any]) -> Verdict:
 
     Returns:
         Verdict: partial is 0.1 for any answer.
+
+    Raises:
+        ScorerError: spellings differ, and math-verify (the extra ``math``) cannot be used.
     """
     answer = _answer(text, metadata)
     if answer is None:
         return NO_ANSWER
-    return judged(answer, equivalent(answer, str(metadata["answer"])), ATTEMPT)
+    gold = str(metadata["answer"])
+    return judged(answer, equivalent(answer, gold) or same_value(gold, answer), ATTEMPT)
 
 
 def number(text: str) -> Fraction:
