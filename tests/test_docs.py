@@ -89,6 +89,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(sys.modules, name, Worker(name))
     for stage in ("generate", "judge", "counted"):
         monkeypatch.setattr(bench_stages, stage, reached)
+    monkeypatch.setattr(bench_stages, "read_entry", lambda folder, track: folder)
     return tmp_path
 
 

@@ -83,7 +83,7 @@ def test_lists_and_nested_keys() -> None:
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("1e+3", 1000.0), ("-2", -2), ("true", True), ("null", None), ("[1, a]", "[1, a]"), ("no", "no")],
+    [("1e+3", 1000.0), ("-2", -2), ("true", True), ("null", None), ("[1, a]", [1, "a"]), ("no", "no")],
 )
 def test_options_of_scorers_have_the_types_of_yaml(word: str, expected: object) -> None:
     (given,) = load_recipe(None, ["--reward.options.gold.x", word]).recipe.reward.options["gold"].values()

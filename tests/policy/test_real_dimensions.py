@@ -27,7 +27,9 @@ def test_one_model_is_rehearsed_and_agrees_with_the_table():
     row = rehearse(REHEARSED)
     assert problems(REHEARSED, row) == []
     held = table()[REHEARSED]
-    assert row["parameters"] == held["parameters"] and row["flops"] == held["flops"]
+    assert row["parameters"] == held["parameters"]
+    # The table has what all weights and decoding take of some models alone.
+    assert {**row["flops"], **held["flops"]} == row["flops"]
     assert row["bytes"]["checkpointed"] < row["bytes"]["training"] / 3
     # The backward pass of an adapter: gradients of inputs alone, and none before the first block.
     assert 1.9 < row["flops"]["training"] / row["flops"]["sampling"] < 2.5
