@@ -11,7 +11,10 @@ from flowgrpo.report.numbers import Scale, tick_labels
 WIDTH, LEFT, RIGHT, HEAD, BODY, FOOT = 720, 52, 150, 30, 210, 40
 NAME_GAP = 13.0
 """Pixels between the names of two lines that end close to each other."""
-COLOURS = ("#2a78d6", "#d1495b", "#2f9e6e", "#b07d1a", "#8458c7", "#158a9c", "#c2568f", "#6b7a2a", "#7a5c46", "#4f6d8f")
+COLOURS = (
+    *("#2a78d6", "#d1495b", "#2f9e6e", "#b07d1a", "#8458c7", "#158a9c"),
+    *("#c2568f", "#6b7a2a", "#7a5c46", "#4f6d8f", "#8a8f99"),
+)
 STYLE = """
 :root { --page: #ffffff; --ink: #16181d; --quiet: #5b616e; --line: #e2e3e6; }
 @media (prefers-color-scheme: dark) {
