@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException, Security
+from fastapi import FastAPI, HTTPException, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -68,6 +69,7 @@ def make_app(scorer: Scorer | TextScorer, *, token: str = "", limits: Limits | N
     security = [Security(HTTPBearer(auto_error=False))] if token else []  # for the page; the doorkeeper decides
     app = FastAPI(title=f"flowgrpo: scorer '{scorer.name}'", version=scorer.version, dependencies=security)
     app.add_middleware(Doorkeeper, token=token, most_bytes=bounds.bytes)
+    app.add_exception_handler(RequestValidationError, _misshapen)
     lock = nullcontext() if scorer.thread_safe else threading.Lock()
 
     def judged(call: Callable[[], Scores]) -> Judged:
@@ -180,6 +182,13 @@ def _batch(
 def _check_kind(scorer: Card, kinds: Collection[str], right: str) -> None:
     if scorer.kind not in kinds:
         raise HTTPException(_UNPROCESSABLE, f"scorer '{scorer.name}' is {scorer.kind}; right would be {right}")
+
+
+def _misshapen(request: Request, error: Exception) -> JSONResponse:
+    """All faults of a body's form in one sentence; the framework's own answer repeats the pictures that were sent."""
+    assert isinstance(error, RequestValidationError)
+    faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    return _refused(_UNPROCESSABLE, f"the request is not of the form that /docs shows: {'; '.join(faults)}")
 
 
 def _refused(status: int, detail: str) -> JSONResponse:

@@ -205,6 +205,8 @@ def test_bad_requests_are_refused_with_a_reason(small: str, body: Any, reason: s
     text = body if isinstance(body, str) else json.dumps(body)
     answer = requests.post(f"{small}/score", data=text, headers={"Content-Type": "application/json"}, timeout=5)
     assert answer.status_code == 422 and reason in answer.text
+    detail = answer.json()["detail"]
+    assert isinstance(detail, str) and "\n" not in detail and len(detail) < 600
 
 
 def test_long_bodies_are_refused_unread(small: str) -> None:
