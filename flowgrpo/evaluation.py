@@ -20,6 +20,8 @@ from flowgrpo.runfolder import append_jsonl, read_jsonl
 from flowgrpo.seeding import prompt_key
 from reward_models import Scorer
 
+STATISTICS = "image/"
+"""How rows of picture statistics begin, which no reward sees."""
 Z95 = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
 
@@ -237,4 +239,6 @@ def evaluate(
         weights=fingerprint(recipe.model.path, adapter),
     )
     loaded = load_patient_scorers(scorers, recipe.reward, device=str(medium.policy.device), media=medium.media)
-    return evaluate_medium(medium, prompts, loaded, settings, out=out, progress=progress)
+    rows = evaluate_medium(medium, prompts, loaded, settings, out=out, progress=progress)
+    # Statistics of pictures are for runs, which watch them; who names scorers gets these.
+    return [row for row in rows if not row["scorer"].startswith(STATISTICS)]

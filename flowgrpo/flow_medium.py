@@ -12,7 +12,9 @@ from torch import Tensor
 from flowgrpo.clock import Clock
 from flowgrpo.devices import resolve_device
 from flowgrpo.errors import RecipeError
+from flowgrpo.evaluation import STATISTICS
 from flowgrpo.flow_work import FlowWork
+from flowgrpo.image_stats import picture_statistics
 from flowgrpo.media import Between, Collected, Drawing, Drawn
 from flowgrpo.objective import Objective
 from flowgrpo.pictures import draw_column
@@ -131,7 +133,8 @@ class FlowMedium:
     ) -> Iterator[Drawn]:
         """Pictures by ODE."""
         for rows, images in draw_in_batches(self.policy, self.recipe, jobs, **drawing, progress=progress):
-            yield Drawn(rows, images)
+            numbers = {f"{STATISTICS}{name}": values.tolist() for name, values in picture_statistics(images).items()}
+            yield Drawn(rows, images, numbers)
 
     def show(
         self,

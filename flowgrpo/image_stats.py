@@ -11,39 +11,54 @@ LEVELS = 8
 """Bins per colour channel."""
 
 
+def picture_statistics(images: Tensor) -> dict[str, Tensor]:
+    """Five properties of each picture.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], of which frames are averaged.
+
+    Returns:
+        brightness (mean value), saturation (mean of max - min over channels), edges (mean absolute difference of
+        neighbours), sharpness (mean absolute difference of a pixel and the mean of its four neighbours),
+        colour_entropy (entropy of a picture's colours in bins, 1 where all are equally frequent); each [N] in [0, 1].
+    """
+    frames = images.flatten(0, -4).float()
+    across, down = (frames.diff(dim=dim).abs().mean((1, 2, 3)) for dim in (-1, -2))
+    statistics = {
+        "brightness": frames.mean((1, 2, 3)),
+        "saturation": (frames.amax(1) - frames.amin(1)).mean((1, 2)),
+        "edges": (across + down) / 2,
+        "sharpness": _laplacian(frames).abs().mean((1, 2, 3)),
+        "colour_entropy": colour_entropy(frames),
+    }
+    return {name: values.view(len(images), -1).mean(1) for name, values in statistics.items()}
+
+
 def image_statistics(images: Tensor, group: Tensor) -> dict[str, float]:
-    """Batch means of six properties of pictures.
+    """Batch means of `picture_statistics`, and how pictures of a group differ.
 
     Args:
         images: [N, 3, H, W] in [0, 1], or videos [N, F, 3, H, W], of which frames of one time are compared.
         group: group of each picture [N].
 
     Returns:
-        brightness (mean value), saturation (mean of max - min over channels), edges (mean absolute difference of
-        neighbours), sharpness (mean absolute difference of a pixel and the mean of its four neighbours),
-        colour_entropy (entropy of a picture's colours in bins, 1 where all are equally frequent), diversity (root mean
-        square distance of a picture to its group's mean picture); all in [0, 1].
+        The five, and diversity (root mean square distance of a picture to its group's mean picture); all in [0, 1].
     """
+    means = {name: values.mean().item() for name, values in picture_statistics(images).items()}
+    return {**means, "diversity": _spread(images, group)}
+
+
+def _spread(images: Tensor, group: Tensor) -> float:
     if images.ndim == 5:
         frames = images.shape[1]
         time = torch.arange(frames, device=group.device)
         images, group = images.flatten(0, 1), (group[:, None] * frames + time).flatten()
     images = images.float()
-    saturation = images.amax(1) - images.amin(1)
-    across, down = images.diff(dim=-1).abs().mean(), images.diff(dim=-2).abs().mean()
     _, row = group.unique(return_inverse=True)
+    row = row.to(images.device)
     count = torch.bincount(row).to(images)
-    sums = torch.zeros(len(count), *images.shape[1:], device=images.device).index_add_(0, row.to(images.device), images)
-    means = sums / count.view(-1, 1, 1, 1)
-    spread = (images - means[row]).square().mean().sqrt()
-    return {
-        "brightness": images.mean().item(),
-        "saturation": saturation.mean().item(),
-        "edges": ((across + down) / 2).item(),
-        "sharpness": _laplacian(images).abs().mean().item(),
-        "colour_entropy": colour_entropy(images).mean().item(),
-        "diversity": spread.item(),
-    }
+    sums = torch.zeros(len(count), *images.shape[1:], device=images.device).index_add_(0, row, images)
+    return (images - (sums / count.view(-1, 1, 1, 1))[row]).square().mean().sqrt().item()
 
 
 def colour_entropy(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from flowgrpo.ema import Average, swapped_in
-from flowgrpo.evaluation import Row, Settings, evaluate_medium
+from flowgrpo.evaluation import STATISTICS, Row, Settings, evaluate_medium
 from flowgrpo.media import Drawing, Medium
 from flowgrpo.processes import ALONE, Processes
 from flowgrpo.progress import Progress
@@ -116,7 +116,7 @@ class Judge:
         new = [row for row in rows if (row["label"], row["iteration"], row["set"], row["scorer"]) not in known]
         append_jsonl(self.folder.evaluations, new)
         for row in rows:
-            if row["mean"] is not None:
+            if row["mean"] is not None and not row["scorer"].startswith(STATISTICS):
                 self.progress.say(
                     f"{row['label']} {row['set']}: {row['scorer']} {row['mean']:.4f} +- {row['ci95']:.4f} "
                     f"({row['n']} samples)"

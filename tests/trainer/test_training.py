@@ -170,10 +170,19 @@ def test_evaluation_resumes_without_drawing_again(make_recipe: Make, files: Path
     assert abs(single[0]["mean"] - sum(_scores(out)[2]) / 2) < 1e-5  # a prompt's noise is its own in any set
 
 
+def test_evaluations_of_a_run_keep_statistics_of_pictures_that_no_reward_sees(make_recipe: Make, files: Path) -> None:
+    judged = {"eval__prompts": {"mine": str(files / "prompts.txt")}, "eval__scorers": (f"{files / 'rewards.py'}:red",)}
+    result = Trainer(make_recipe(train__iterations=1, **judged)).run()
+    rows = {row["scorer"]: row for row in read_jsonl(result.folder / "eval.jsonl") if row["label"] == "final"}
+    assert {"image/edges", "image/sharpness", "image/colour_entropy"} < set(rows)
+    assert all(0 <= rows[name]["mean"] <= 1 and rows[name]["n"] > 0 for name in rows if name.startswith("image/"))
+
+
 def _scores(out: Path) -> dict[int, list[float]]:
     table: dict[int, list[float]] = {}
     for row in read_jsonl(out)[1:]:
-        table.setdefault(row["prompt"], []).extend(row["scores"].values())
+        own = [value for name, value in row["scores"].items() if not name.startswith("image/")]
+        table.setdefault(row["prompt"], []).extend(own)
     return table
 
 
