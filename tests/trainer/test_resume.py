@@ -72,7 +72,7 @@ def test_five_kills_change_nothing(make_recipe: Callable[..., Recipe], files: Pa
 
 def evaluations(folder: Path) -> list[dict[str, Any]]:
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_jsonl(folder / "eval.jsonl")]
-    assert len(rows) == 4  # before, twice during, after
+    assert len(rows) == 4 * 6  # before, twice during, after; one scorer and five statistics of pictures
     return rows
 
 
