@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flowgrpo.report.line_chart import LineChart, Series, line_chart
-from flowgrpo.report.markup import Html, join, note, tag
-from flowgrpo.report.numbers import mean, usable
+from flowgrpo.report.markup import Html, join, note, table, tag
+from flowgrpo.report.numbers import mean, number, percent, usable
 from flowgrpo.report.run_data import RunData
 
 SMOOTHED_OVER = 10
@@ -98,13 +98,30 @@ def optimisation_section(run: RunData) -> Html:
 def guard_rail_section(run: RunData) -> Html | None:
     """Statistics of the pictures that a reward must not move: drift here is how a hacked reward looks."""
     keys = [key for key in run.keys if key.startswith(("image/", "answer/"))]
-    if not keys:
+    if not keys and not run.held_out_pictures:
         return None
     says = (
         "Statistics of the pictures of each iteration. None of them is rewarded: a lasting drift says that the policy "
         "changes how pictures look rather than what they show."
     )
-    return join([note(says), _grid([_guard_chart(run, key) for key in keys], "")])
+    return join([note(says), _grid([_guard_chart(run, key) for key in keys], ""), _held_out_pictures(run)])
+
+
+def _held_out_pictures(run: RunData) -> Html | None:
+    """The same statistics on evaluated prompts, before training and in the latest evaluation."""
+    found = dict.fromkeys((str(row.get("set")), str(row.get("scorer"))) for row in run.held_out_pictures)
+    rows = []
+    for place in found:
+        there = [row for row in run.held_out_pictures if (str(row.get("set")), str(row.get("scorer"))) == place]
+        base = next((usable(row.get("mean")) for row in there if row.get("label") == "base"), None)
+        latest = next((usable(row.get("mean")) for row in reversed(there) if row.get("label") != "base"), None)
+        change = None if base is None or latest is None or base == 0 else latest / base - 1
+        rows.append((place[0], place[1].removeprefix("image/"), number(base), number(latest), percent(change)))
+    if not rows:
+        return None
+    return table(
+        ("prompts", "statistic", "base", "latest", "change"), rows, "Pictures of evaluations, mean over prompts"
+    )
 
 
 def other_section(run: RunData) -> Html | None:

@@ -27,6 +27,8 @@ class RunData:
     metrics: tuple[Row, ...] = ()
     timing: tuple[Row, ...] = ()
     evaluations: tuple[Row, ...] = ()
+    held_out_pictures: tuple[Row, ...] = ()
+    """Rows of evaluations that are statistics of pictures and no scores."""
     events: tuple[Row, ...] = ()
     trees: tuple[Row, ...] = ()
     matrices: tuple[Row, ...] = ()
@@ -74,12 +76,15 @@ def read_run(path: Path) -> RunData:
     folder, notes = RunFolder(path), list[str]()
     answers = as_mapping(_json(folder.answers, notes, "answers are left out")) if folder.answers.is_file() else None
     images = None if answers else as_mapping(_json(folder.images / "index.json", notes, "no pictures were drawn"))
+    judged = _rows(folder.evaluations, notes, "no evaluation has finished")
+    statistics = tuple(row for row in judged if str(row.get("scorer")).startswith("image/"))
     return RunData(
         folder=folder,
         recipe=as_mapping(_json(folder.recipe, notes, "the recipe is unknown")),
         metrics=_by_iteration(_rows(folder.metrics, notes, "no iteration has finished")),
         timing=_by_iteration(_rows(folder.timing, notes, "no iteration was timed")),
-        evaluations=_rows(folder.evaluations, notes, "no evaluation has finished"),
+        evaluations=tuple(row for row in judged if row not in statistics),
+        held_out_pictures=statistics,
         events=_rows(folder.events, notes, "no event was recorded"),
         trees=_rows(folder.trees, notes),
         matrices=_rows(folder.matrices, notes),

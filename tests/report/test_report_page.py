@@ -13,6 +13,7 @@ import pytest
 
 from flowgrpo.errors import RunError, UsageError
 from flowgrpo.report import SECTIONS, write_report
+from flowgrpo.report.run_data import read_run
 
 FILES = ("recipe.json", "metrics.jsonl", "timing.jsonl", "eval.jsonl", "events.jsonl", "images/index.json")
 UNCLOSED = {"meta", "img"}
@@ -272,3 +273,17 @@ def test_an_iteration_whose_pictures_were_drawn_twice_is_shown_once(make_run):
     page = written(run)
     assert page.count("<span>after</span>") == 4 == page.count("<span>before</span>")
     assert "<span>iteration 3</span>" not in page
+
+
+def test_statistics_of_evaluated_pictures_stand_with_the_guard_rails(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    rows = [
+        {"label": label, "iteration": i, "set": "mine", "scorer": scorer, "mean": mean, "ci95": 0.1, "n": 4}
+        for label, i, shift in (("base", 0, 0.0), ("final", 2, 0.1))
+        for scorer, mean in (("gold", 0.5 + shift), ("image/edges", 0.2 - shift))
+    ]
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = read_run(tmp_path)
+    assert [row["scorer"] for row in run.evaluations] == ["gold", "gold"]
+    page = write_report(tmp_path).read_text()
+    assert "Pictures of evaluations" in page and "-50.0 %" in page and "image/edges" not in page
