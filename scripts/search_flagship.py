@@ -22,6 +22,7 @@ EVERY = 4
 """Which training prompts judge: every so manieth, 128 of them."""
 MIX, BRANCH, DEMO = "mix_grpo_demo", "branch_grpo_mix_demo", "demo"
 GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
+TWICE = ("--train.updates_per_iteration", "2")
 ENDS = ("--objective.select", "best_of_n", "--objective.best_of", "6")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains": (DEMO, ()),
@@ -32,8 +33,12 @@ CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "window, guard": (MIX, GUARD),
     "tree": (BRANCH, ()),
     "tree, guard": (BRANCH, GUARD),
+    "chains, guard, twice": (DEMO, (*GUARD, *TWICE)),
+    "window, guard, twice": (MIX, (*GUARD, *TWICE)),
+    "tree, guard, twice": (BRANCH, (*GUARD, *TWICE)),
 }
-"""Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained."""
+"""Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained; "twice":
+the batch is cut into two updates."""
 
 
 def main() -> None:
@@ -79,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("assets/benchmarks/flagship_search.json"))
     parser.add_argument("--runs", type=Path, default=Path("runs/flagship_search"), help="where the run folders go")
     parser.add_argument("--names", nargs="*", default=list(CANDIDATES), choices=list(CANDIDATES))
-    parser.add_argument("--seeds", type=int, nargs="*", default=[100, 101])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[100, 101, 102])
     parser.add_argument("--minutes", type=float, default=2.0, help="training time of each run")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     return parser.parse_args()
