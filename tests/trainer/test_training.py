@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer, check_run
 from samplers import KERNELS
 from samplers.plans import cost
+from scripts.bench_sharing import sampled, separated, updated
 
 Make = Callable[..., Recipe]
 
@@ -203,3 +205,17 @@ def test_shuffled_rewards_keep_their_values_and_lose_their_samples(make_recipe: 
     assert sorted(again.scores["a"].tolist()) == list(range(8))
     assert again.scores["a"].tolist() != list(range(8))
     assert torch.equal(again.scores["a"], shuffled(rewards, seed=1, iteration=3).scores["a"])
+
+
+@pytest.mark.parametrize("name", ["branch", "branch-mix", "single branch", "window"])
+def test_sharing_a_forward_does_not_change_the_gradient(make_recipe: Make, name: str) -> None:
+    """Of the whole iteration, credit and selection included: an input for each edge gives the shared gradient."""
+    recipe = make_recipe(**PLANS[name], train__updates_per_iteration=1, train__max_grad_norm=1e9)
+    trainer = Trainer(recipe)
+    trainer.learner.optimizer.step = lambda *a, **k: None  # type: ignore[method-assign]
+    drawn, _ = sampled(trainer)
+    _, shared, gradient = updated(trainer, drawn)
+    _, apart, gradient_apart = updated(trainer, replace(drawn, rollout=separated(drawn.rollout.own)))
+    trainer.pool.abandon()
+    assert shared < apart
+    torch.testing.assert_close(gradient_apart, gradient, rtol=0, atol=1e-5 * gradient.abs().max().item())
