@@ -3,8 +3,8 @@
     python -m scripts.search_flagship --out assets/benchmarks/flagship_search.json
 
 Every candidate is a recipe with a few words changed. Each trains for `--minutes` of processor time per seed;
-gold then judges every fourth training prompt. No held-out prompt is drawn, so that those stay fit for reporting.
-Finished runs are not repeated, missing ones are printed as missing.
+gold then judges one picture of every training prompt. No held-out prompt is drawn, so that those stay fit for
+reporting. Finished runs are not repeated, missing ones are printed as missing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from flowgrpo.assets import asset
 from scripts.bench_methods import NO_END
 from scripts.benchmarks import find, gain, held, train
 
-EVERY = 4
-"""Which training prompts judge: every so manieth, 128 of them."""
+SET = "train"
+JUDGED = ("--eval.prompts", f"{{{SET}: shapes/train}}", "--eval.images_per_prompt", "1", "--eval.steps", "10")
 MIX, BRANCH, DEMO = "mix_grpo_demo", "branch_grpo_mix_demo", "demo"
 GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
 TWICE = ("--train.updates_per_iteration", "2")
+HALVES = ("--train.prompts_per_iteration", "8")
 ENDS = ("--objective.select", "best_of_n", "--objective.best_of", "6")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains": (DEMO, ()),
@@ -36,19 +36,18 @@ CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains, guard, twice": (DEMO, (*GUARD, *TWICE)),
     "window, guard, twice": (MIX, (*GUARD, *TWICE)),
     "tree, guard, twice": (BRANCH, (*GUARD, *TWICE)),
+    "tree, halves": (BRANCH, HALVES),
+    "tree, guard, halves": (BRANCH, (*GUARD, *HALVES)),
+    "window, guard, halves": (MIX, (*GUARD, *HALVES)),
 }
 """Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained; "twice":
-the batch is cut into two updates."""
+the batch is cut into two updates; "halves": half of the batch, so twice the iterations."""
 
 
 def main() -> None:
     """Run what is missing, then print the table."""
     args = _arguments()
-    prompts = args.runs / "judged.jsonl"
-    prompts.parent.mkdir(parents=True, exist_ok=True)
-    prompts.write_text("".join(asset("prompts/train.jsonl").read_text().splitlines(keepends=True)[::EVERY]))
-    words = [*NO_END, "--train.max_minutes", str(args.minutes), "--eval.prompts", f"{{judged: {prompts}}}"]
-    words += ["--eval.images_per_prompt", "2", "--eval.steps", "10", "--run.images", "0"]
+    words = [*NO_END, "--train.max_minutes", str(args.minutes), *JUDGED, "--run.images", "0"]
     base = None
     for seed in args.seeds:
         for name in args.names:
@@ -69,7 +68,7 @@ def table(rows: list[dict[str, Any]], names: list[str], seeds: list[int]) -> str
 
 
 def _line(name: str, rows: list[dict[str, Any]]) -> str:
-    pairs = {score: [gain(row, "judged", score) for row in rows] for score in ("gold.strict", "gold")}
+    pairs = {score: [gain(row, SET, score) for row in rows] for score in ("gold.strict", "gold")}
     strict, partial = (tuple(map(mean, zip(*pairs[score], strict=True))) for score in ("gold.strict", "gold"))
     gains = " ".join(f"{after - before:+5.1f}" for before, after in pairs["gold"])
     return (
