@@ -23,6 +23,7 @@ MIX, BRANCH, DEMO = "mix_grpo_demo", "branch_grpo_mix_demo", "demo"
 GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objective.weight", "inverse_dt")
 TWICE = ("--train.updates_per_iteration", "2")
 HALVES = ("--train.prompts_per_iteration", "8")
+QUARTERS = ("--train.prompts_per_iteration", "4")
 ENDS = ("--objective.select", "best_of_n", "--objective.best_of", "6")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains": (DEMO, ()),
@@ -38,10 +39,12 @@ CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tree, guard, twice": (BRANCH, (*GUARD, *TWICE)),
     "tree, halves": (BRANCH, HALVES),
     "tree, guard, halves": (BRANCH, (*GUARD, *HALVES)),
+    "tree, guard, quarters": (BRANCH, (*GUARD, *QUARTERS)),
+    "chains, guard, halves": (DEMO, (*GUARD, *HALVES)),
     "window, guard, halves": (MIX, (*GUARD, *HALVES)),
 }
 """Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained; "twice":
-the batch is cut into two updates; "halves": half of the batch, so twice the iterations."""
+the batch is cut into two updates; "halves", "quarters": that much of the batch, so more iterations."""
 
 
 def main() -> None:
