@@ -17,18 +17,21 @@ from flowgrpo.checkpoint import Checkpoint, newest_good, optimizer_state, optimi
 from flowgrpo.processes import Processes
 from flowgrpo.sharding import gathered, spread
 from flowgrpo.update import Learner
+from flowgrpo.zero import Zero
 
 
 def state_of(learner: Learner) -> dict[str, Mapping[str, Tensor]]:
     """Everything that the next iteration depends on, on process 0; every process must call it."""
-    weights = learner.policy.trainable()
+    weights, optimizer = learner.policy.trainable(), learner.optimizer
+    shared_out = isinstance(optimizer, Zero)
     parts: dict[str, Mapping[str, Tensor]] = {
         "weights": weights,
-        "optimizer": optimizer_tensors(learner.optimizer.state_dict(), list(weights)),
+        "optimizer": {} if shared_out else optimizer_tensors(optimizer.state_dict(), list(weights)),
         **({} if learner.average is None else {"ema": learner.average}),
     }
     whole = {group: gathered(state, learner.processes) for group, state in parts.items()}
-    return {**whole, "rng": {"torch": torch.get_rng_state()}}
+    state = {"optimizer": optimizer.gathered()} if isinstance(optimizer, Zero) else {}
+    return {**whole, **state, "rng": {"torch": torch.get_rng_state()}}
 
 
 def take_over(saved: Checkpoint, learner: Learner) -> None:
@@ -39,7 +42,10 @@ def take_over(saved: Checkpoint, learner: Learner) -> None:
     """
     learner.policy.load_state_dict(saved.tensors["weights"])
     names, optimizer = list(learner.policy.trainable()), learner.optimizer
-    optimizer.load_state_dict(optimizer_state(saved.tensors["optimizer"], names, optimizer.state_dict()))
+    if isinstance(optimizer, Zero):
+        optimizer.take_over(saved.tensors["optimizer"])
+    else:
+        optimizer.load_state_dict(optimizer_state(saved.tensors["optimizer"], names, optimizer.state_dict()))
     for name, average in (learner.average or {}).items():
         average.copy_(saved.tensors["ema"][name])
     torch.set_rng_state(saved.tensors["rng"]["torch"])

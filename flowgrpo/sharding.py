@@ -68,8 +68,6 @@ def launched_settings() -> Settings | None:
 
 
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed is not supported; scripts/launch/zero2.yaml and scripts/launch/fsdp2.yaml "
-    "shard like its ZeRO-2 and ZeRO-3, by FSDP2",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM is not supported; scripts/launch/fsdp2.yaml shards by FSDP2",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context and hybrid parallelism are not supported",
 }

@@ -48,6 +48,8 @@ from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_f
 from flowgrpo.trackers import Trackers
 from flowgrpo.units import reward_metrics
 from flowgrpo.update import Learner
+from flowgrpo.zero import Zero
+from flowgrpo.zero_settings import launched_zero
 from reward_models.cost import Cost
 
 
@@ -76,6 +78,7 @@ class Trainer:
         self.recipe = recipe
         self.origins = dict(origins or {})
         device = resolve_device(recipe.run.device)
+        self.zero = launched_zero(recipe.train.max_grad_norm)
         self.processes, self.sharded = shared(join_processes(device), device)
         self.progress = progress if progress is not None and self.processes.first else Progress.silent()
         self.iteration = 0
@@ -274,15 +277,16 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         train = self.recipe.train
-        parameters = list(self.policy.trainable().values())
-        return torch.optim.AdamW(
-            parameters,
-            lr=train.lr,
-            betas=train.betas,
-            weight_decay=train.weight_decay,
-            eps=train.adam_eps,
-            foreach=None if self.sharded is None else True,
-        )
+        named = self.policy.trainable()
+        choices: dict[str, Any] = {
+            "lr": train.lr,
+            "betas": train.betas,
+            "weight_decay": train.weight_decay,
+            "eps": train.adam_eps,
+        }
+        if self.zero is not None and self.processes.world > 1:
+            return Zero(named, self.zero, self.processes, max_grad_norm=train.max_grad_norm, **choices)
+        return torch.optim.AdamW(list(named.values()), **choices, foreach=None if self.sharded is None else True)
 
     def _average(self) -> ema.Average | None:
         return None if self.recipe.train.ema_decay is None else ema.start(self.policy.trainable())

@@ -20,6 +20,7 @@ from flowgrpo.recipe import Recipe
 from flowgrpo.records import Record
 from flowgrpo.sharding import whole
 from flowgrpo.unit_metrics import UnitMetrics
+from flowgrpo.zero import Zero
 
 
 @dataclass(slots=True)
@@ -83,8 +84,7 @@ class Learner:
             loss_of = partial(self._loss, work, unit_weight, parts)
             units, more = work.backward(batch, kept, loss_of, epoch=epoch, on_policy=on_policy)
             metrics.add(units, {**parts, **more}, unit_weight, kept)
-        self.processes.sum_gradients(list(self.policy.trainable().values()))
-        norm = self._clip_gradients()
+        norm = self._sum_and_clip()
         if not norm < float("inf"):
             raise RunError(self._non_finite(work, update, partial(self._loss, work, unit_weight, {}), epoch, on_policy))
         self.optimizer.step()
@@ -115,14 +115,20 @@ class Learner:
         if self.average is not None and train.ema_decay is not None and self.updates % train.ema_every == 0:
             ema.update(self.average, self.policy.trainable(), ema.warmed(train.ema_decay, self.updates))
 
-    def _clip_gradients(self) -> float:
-        named = self.policy.trainable()
-        return whole(torch.nn.utils.clip_grad_norm_(named.values(), self.recipe.train.max_grad_norm)).item()
+    def _sum_and_clip(self) -> float:
+        """Make gradients those of all processes; their norm before it is clipped."""
+        if isinstance(self.optimizer, Zero):
+            return self.optimizer.sum_and_norm()
+        held = list(self.policy.trainable().values())
+        self.processes.sum_gradients(held)
+        return whole(torch.nn.utils.clip_grad_norm_(held, self.recipe.train.max_grad_norm)).item()
 
     def _non_finite(self, work: Work, update: Update, loss_of: LossOf, epoch: int, on_policy: bool) -> str:
         """Which parameter and, by going through this process's micro-batches again, which samples did it."""
         named = self.policy.trainable()
-        said, first = f"the gradient of {_first_non_finite(named)} is not finite in update {self.updates + 1}", ""
+        bad = self.optimizer.first_non_finite() if isinstance(self.optimizer, Zero) else _first_non_finite(named)
+        of = bad or "the parameters together"
+        said, first = f"the gradient of {of} is not finite in update {self.updates + 1}", ""
         # Gradients of sharded networks are of all processes' micro-batches, and tell nothing about one.
         for batch in update.batches if self.processes.networks is None else ():
             self.optimizer.zero_grad(set_to_none=True)
@@ -134,6 +140,6 @@ class Learner:
         return f"{said}{first}; no weight was changed"
 
 
-def _first_non_finite(named: dict[str, torch.nn.Parameter]) -> str:
+def _first_non_finite(named: dict[str, torch.nn.Parameter]) -> str | None:
     bad = (name for name, p in named.items() if p.grad is not None and not torch.isfinite(whole(p.grad)).all())
-    return next(bad, "the parameters together")
+    return next(bad, None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from flowgrpo.recipe import Recipe
@@ -54,6 +55,13 @@ def trained(world: int, recipe: Recipe, more: Mapping[str, str] = MappingProxyTy
     assert ended(start(world, lambda rank: Trainer(recipe).run() and None, more)) == [0] * world
 
 
+def residual(one: Path, two: Path) -> float:
+    """Mean difference of two runs' trained weights, in standard errors of that mean."""
+    a, b = (load_file(next((run / "adapter").rglob("*.safetensors"))) for run in (one, two))
+    gap = torch.cat([(a[name] - b[name]).double().flatten() for name in a])
+    return float(gap.mean().abs() / (gap.std() / len(gap) ** 0.5).clamp(min=1e-30))
+
+
 def assert_close(one: Any, two: Any, where: str = "", rel: float = 1e-5) -> None:
     """Equal in structure, numbers to `rel` of their size (or 1e-6, where they are differences of nearly equal ones)."""
     assert type(one) is type(two), where
@@ -82,3 +90,22 @@ def assert_same_run(one: Path, two: Path, rel: float = 1e-5) -> None:
     assert a.keys() == b.keys()
     assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-6
     assert max(tensor.abs().max().item() for tensor in a.values()) > 1e-4
+
+
+def launcher_environment(config: Path) -> dict[str, str]:
+    """What `accelerate launch --config_file` sets for the processes that it starts."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
+    )
+
+    arguments = ["--config_file", str(config), "--main_process_ip", "127.0.0.1", "-m", "flowgrpo", "train", "RECIPE"]
+    chosen, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    if chosen.use_deepspeed:
+        chosen.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        return dict(prepare_deepspeed_cmd_env(chosen)[1])
+    if chosen.use_fsdp or chosen.multi_gpu:
+        return dict(prepare_multi_gpu_env(chosen))
+    return dict(prepare_simple_launcher_cmd_env(chosen)[1])

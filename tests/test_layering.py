@@ -22,7 +22,7 @@ INTEGRATIONS = {"diffusers", "transformers", "peft", "accelerate", "open_clip"}
 MAY_INTEGRATE = {
     "samplers": ("diffusers_blocks.py", "diffusers_schedulers.py", "transformers_generate.py"),
     "reward_models": ("clip.py", "hpsv2.py", "pretrained.py"),
-    "flowgrpo": ("policies/", "attention.py", "quiet.py", "sharding.py", "trackers.py"),
+    "flowgrpo": ("policies/", "attention.py", "quiet.py", "sharding.py", "trackers.py", "zero_settings.py"),
 }
 """The rest of each package knows no library of models."""
 PURE = (

@@ -23,7 +23,7 @@ from flowgrpo.runfolder import read_jsonl
 from flowgrpo.sharding import Settings, blocks_of, gathered, launched_settings, shared
 from flowgrpo.trainer import Trainer
 from tests import masked_toys as toys
-from tests.launched import assert_close, assert_same_run, ended, start, trained
+from tests.launched import assert_close, assert_same_run, ended, launcher_environment, residual, start, trained
 from tests.policy.tiny_families import BUILDERS
 
 Make = Callable[..., Recipe]
@@ -68,13 +68,6 @@ def recipes(make_recipe: Make, rewards: Path, files: Path, tmp_path: Path) -> Ma
         return make_recipe(**{**settings, **run, **changes})
 
     return make
-
-
-def residual(one: Path, two: Path) -> float:
-    """Mean difference of two runs' trained weights, in standard errors of that mean."""
-    a, b = (load_file(next((run / "adapter").rglob("*.safetensors"))) for run in (one, two))
-    gap = torch.cat([(a[name] - b[name]).double().flatten() for name in a])
-    return float(gap.mean().abs() / (gap.std() / len(gap) ** 0.5).clamp(min=1e-30))
 
 
 def test_half_of_the_weights_each_and_a_run_goes_on_with_any_number(recipes: Make, tmp_path: Path) -> None:
@@ -248,18 +241,6 @@ def test_blocks_are_named_and_share_no_weight() -> None:
         blocks_of(network)
 
 
-def launcher_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What `accelerate launch --config_file` sets for the processes that it starts."""
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
-
-    arguments = ["--config_file", str(config), "--main_process_ip", "127.0.0.1", "-m", "flowgrpo", "train", "RECIPE"]
-    chosen, *_ = _validate_launch_command(launch_command_parser().parse_args(arguments))
-    if chosen.use_fsdp or chosen.multi_gpu:
-        return dict(prepare_multi_gpu_env(chosen))
-    return dict(prepare_simple_launcher_cmd_env(chosen)[1])
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -273,8 +254,11 @@ def launcher_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
 def test_accelerate_reads_every_shipped_configuration(
     name: str, settings: Settings | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert {path.stem for path in LAUNCH.glob("*.yaml")} == {"single", "multi_gpu", "multi_node", "fsdp2", "zero2"}
-    environment = launcher_environment(LAUNCH / f"{name}.yaml", monkeypatch)
+    assert {path.stem for path in LAUNCH.glob("*.yaml")} == {
+        *("single", "multi_gpu", "multi_node", "fsdp2", "zero2"),
+        "deepspeed_zero2",  # tests/trainer/test_zero.py
+    }
+    environment = launcher_environment(LAUNCH / f"{name}.yaml")
     for key, value in environment.items():
         if key.startswith(("ACCELERATE_", "FSDP_")):
             monkeypatch.setenv(key, value)
@@ -284,7 +268,6 @@ def test_accelerate_reads_every_shipped_configuration(
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported; scripts/launch/zero2.yaml"),
         ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version: 1 of the launch configuration is not supported, 2 is"),
         ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params of the launch configuration"),
         ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "the recipe's model.gradient_checkpointing does that"),
