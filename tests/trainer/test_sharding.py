@@ -256,7 +256,7 @@ def test_accelerate_reads_every_shipped_configuration(
 ) -> None:
     assert {path.stem for path in LAUNCH.glob("*.yaml")} == {
         *("single", "multi_gpu", "multi_node", "fsdp2", "zero2"),
-        "deepspeed_zero2",  # tests/trainer/test_zero.py
+        "deepspeed_zero2",  # tests/trainer/test_zero_settings.py
     }
     environment = launcher_environment(LAUNCH / f"{name}.yaml")
     for key, value in environment.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import warnings
@@ -23,12 +22,11 @@ from flowgrpo.recipe_loading import load_recipe
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer
 from flowgrpo.zero import Zero
-from flowgrpo.zero_settings import ZeroSettings, launched_zero
+from flowgrpo.zero_settings import ZeroSettings
 from tests import masked_toys as toys
-from tests.launched import assert_close, assert_same_run, ended, launcher_environment, residual, start, trained
+from tests.launched import assert_close, assert_same_run, ended, residual, start, trained
 
 Make = Callable[..., Recipe]
-LAUNCH = Path(__file__).resolve().parents[2] / "scripts" / "launch"
 ZERO1 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}
 ZERO2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 REWARDS = """
@@ -304,100 +302,10 @@ def test_an_error_on_one_process_ends_both(deepspeed: None, recipes: Make, tmp_p
         assert all(message in (tmp_path / f"{name}-{rank}").read_text() for rank in (0, 1))
 
 
-PLAIN = {"zero_optimization": {"stage": 2}}
-
-
-@pytest.mark.parametrize(
-    ("config", "settings"),
-    [
-        (PLAIN, ZeroSettings(2)),
-        (
-            {
-                "zero_optimization": {
-                    "stage": "auto",
-                    "overlap_comm": True,
-                    "reduce_bucket_size": 1000,
-                    "allgather_bucket_size": "auto",
-                    "stage3_max_live_parameters": 7,
-                    "offload_optimizer": {"device": "cpu", "pin_memory": True},
-                    "offload_param": {"device": "none"},
-                },
-                "fp16": {"enabled": "auto", "loss_scale": 0},
-                "bf16": {"enabled": False},
-                "train_batch_size": "auto",
-                "train_micro_batch_size_per_gpu": "auto",
-                "gradient_accumulation_steps": "auto",
-                "gradient_clipping": 1.0,
-                "steps_per_print": 100,
-            },
-            ZeroSettings(1, offload=True, pin_memory=True, tuning={"reduce_bucket_size": 1000}),
-        ),
-    ],
-)
-def test_a_file_of_deepspeed_is_read(
-    config: dict[str, Any], settings: ZeroSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "ds.json"
-    file.write_text(json.dumps(config))
-    for key, value in {**ZERO1, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}.items():
-        monkeypatch.setenv(key, value)
-    assert launched_zero(1.0) == settings
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"zero_optimization": {"stage": 3}}, "zero_stage: 3 is not supported, 1 and 2 are; .*fsdp2.yaml"),
-        ({"zero_optimization": {"stage": 0}}, "zero_stage: 0 is not supported, 1 and 2 are; .*multi_gpu.yaml"),
-        ({"zero_optimization": {"stage": 2, "mics_shard_size": 8}}, "zero_optimization.mics_shard_size is not"),
-        ({"zero_optimization": {"stage": 1, "round_robin_gradients": True}}, "zero_optimization.round_robin_gradients"),
-        (
-            {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
-            "offload_param_device: cpu is not supported; scripts/launch/fsdp2.yaml",
-        ),
-        (
-            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}},
-            "offload_optimizer_device: nvme is not supported; none and cpu are",
-        ),
-        ({"gradient_clipping": 0.5}, "gradient_clipping: 0.5 is not the recipe's train.max_grad_norm = 1.0"),
-        ({"bf16": {"enabled": True}}, "bf16 is not supported; the recipe's model.dtype"),
-        ({"fp16": {"enabled": True}}, "fp16 is not supported; the recipe's model.dtype"),
-        ({"optimizer": {"type": "Adam"}}, "optimizer is not supported; the recipe's train.lr"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler is not supported; the recipe's train.lr and warmup_updates"),
-        ({"train_batch_size": 32}, "train_batch_size is not supported; the recipe's train.prompts_per_iteration"),
-        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is not supported; the recipe's"),
-        ({"zero_force_ds_cpu_optimizer": True}, "the update is torch's AdamW, on the CPU too"),
-        ({"prescale_gradients": True}, "prescale_gradients is not supported; leave it out"),
-    ],
-)
-def test_what_is_not_done_is_refused(
-    more: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "ds.json"
-    file.write_text(json.dumps({**PLAIN, **more}))
-    for key, value in {**ZERO2, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}.items():
-        monkeypatch.setenv(key, value)
-    with pytest.raises(RecipeError, match=message):
-        launched_zero(1.0)
-
-
-def test_unreadable_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launched_zero(1.0) is None
-    for key, value in {**ZERO2, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(tmp_path / "none.json")}.items():
-        monkeypatch.setenv(key, value)
-    with pytest.raises(RecipeError, match="the DeepSpeed configuration of the launcher cannot be read"):
-        launched_zero(1.0)
+def test_what_deepspeed_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'flowgrpo\[deepspeed\]'"):
         Zero(weights(), ZeroSettings(1), Processes(0, 2), max_grad_norm=1.0, lr=1e-3)
     monkeypatch.undo()
     with pytest.raises(RecipeError, match="DeepSpeed does not take scale, which has no dimension"):
         Zero({"scale": Parameter(torch.ones(()))}, ZeroSettings(1), Processes(0, 2), max_grad_norm=1.0, lr=1e-3)
-
-
-def test_accelerate_reads_the_shipped_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = launcher_environment(LAUNCH / "deepspeed_zero2.yaml")
-    for key, value in environment.items():
-        if key.startswith("ACCELERATE_"):
-            monkeypatch.setenv(key, value)
-    assert launched_zero(1.0) == launched_zero(0.3) == ZeroSettings(2)
