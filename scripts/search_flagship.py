@@ -40,8 +40,11 @@ CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tree, halves": (BRANCH, HALVES),
     "tree, guard, halves": (BRANCH, (*GUARD, *HALVES)),
     "tree, guard, quarters": (BRANCH, (*GUARD, *QUARTERS)),
+    "tree, quarters": (BRANCH, QUARTERS),
     "chains, guard, halves": (DEMO, (*GUARD, *HALVES)),
+    "chains, guard, quarters": (DEMO, (*GUARD, *QUARTERS)),
     "window, guard, halves": (MIX, (*GUARD, *HALVES)),
+    "window, guard, quarters": (MIX, (*GUARD, *QUARTERS)),
 }
 """Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained; "twice":
 the batch is cut into two updates; "halves", "quarters": that much of the batch, so more iterations."""
