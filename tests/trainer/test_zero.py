@@ -69,6 +69,8 @@ SETTINGS = [
 ]
 ADAMW = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.3, "eps": 1e-8}
 LIMIT = 3.0
+PASSES = (1, 2, 0)
+"""Backward passes of each process in each step."""
 
 
 def weights() -> dict[str, Parameter]:
@@ -97,7 +99,7 @@ def by_one(steps: range, named: dict[str, Parameter], adamw: torch.optim.AdamW) 
         adamw.param_groups[0]["lr"] = 1e-2 * (step + 1)
         adamw.zero_grad(set_to_none=True)
         for rank in (0, 1):
-            for number in range(rank + 1):
+            for number in range(PASSES[rank]):
                 backward(named, step, rank, number)
         norms.append(float(torch.nn.utils.clip_grad_norm_(named.values(), LIMIT)))
         adamw.step()
@@ -109,7 +111,7 @@ def by_two(steps: range, named: dict[str, Parameter], zero: Zero, rank: int) -> 
     for step in steps:
         zero.param_groups[0]["lr"] = 1e-2 * (step + 1)
         zero.zero_grad(set_to_none=True)
-        for number in range(rank + 1):
+        for number in range(PASSES[rank]):
             backward(named, step, rank, number)
         norms.append(zero.sum_and_norm())
         zero.step()
@@ -145,7 +147,7 @@ def compare(settings: ZeroSettings, processes: Processes) -> None:
     saved = processes.of_first(lambda: saved)
     held = sum(value.numel() for state in zero.state.values() for value in (state["exp_avg"], state["exp_avg_sq"]))
     whole = sum(value.numel() for key, value in saved.items() if not key.startswith("step"))
-    assert 0.3 < held / whole < 0.7
+    assert abs(held / whole * processes.world - 1) < 0.4
     assert sum(processes.exchange(held)) == whole
 
     fresh = weights()
@@ -178,16 +180,32 @@ def refuse_non_finite(zero: Zero, named: dict[str, Parameter], processes: Proces
     assert_equal(before, {name: held.data for name, held in named.items()})
 
 
-def test_updates_are_those_of_one_process(deepspeed: None) -> None:
+def less_than_a_share(processes: Processes) -> None:
+    """Two elements on three processes: what the others hold is padding."""
+    named = {"w": Parameter(torch.ones(2))}
+    zero = Zero(named, ZeroSettings(2), processes, max_grad_norm=1.0, lr=0.1, weight_decay=0.0)
+    named["w"].sum().backward()
+    assert zero.sum_and_norm() == pytest.approx(processes.world * 2**0.5)
+    zero.step()
+    torch.testing.assert_close(named["w"].data, torch.full((2,), 0.9))
+    assert sum(processes.exchange(len(zero.pieces))) == 1
+    saved = zero.gathered()
+    assert ([held.shape for held in saved.values()] == [(), (2,), (2,)]) if processes.first else saved == {}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_updates_are_those_of_one_process(deepspeed: None, world: int) -> None:
     """Also with the state on the CPU; parameters without a gradient are left alone and count their own steps."""
 
     def target(rank: int) -> None:
         torch.set_num_threads(1)
         processes = join_processes(torch.device("cpu"))
-        for settings in SETTINGS:
+        for settings in SETTINGS if world == 2 else SETTINGS[1:3]:
             compare(settings, processes)
+        if world == 3:
+            less_than_a_share(processes)
 
-    assert ended(start(2, target)) == [0, 0]
+    assert ended(start(world, target)) == [0] * world
 
 
 @pytest.fixture
