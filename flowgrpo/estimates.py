@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 from flowgrpo.geometry import Geometry
+from flowgrpo.launches import ALONE, Launch
 from flowgrpo.model_facts import ModelFacts
 from flowgrpo.recipe import Model, Recipe
 
@@ -31,6 +32,8 @@ DECODED_VALUES = 6
 """Values that a decoder holds at once, per pixel and channel of its finest level."""
 ALL_WEIGHTS = {"training": "full", "checkpointed": "full_checkpointed"}
 """Columns of the table for an adapter -> those for all weights, which some rows lack."""
+BLOCKS_IN_USE = 2
+"""Blocks whose weights are whole at once where processes share them: one works, the next one is on its way."""
 ADAM_STATE = 16
 """Bytes per trained parameter: float32 weight, gradient and two moments."""
 
@@ -42,15 +45,17 @@ class Memory:
     Attributes:
         held: what stays from the first update on, once the text encoders are gone.
         stages: what is there beside it in the stages of an iteration, one after the other.
+        start: what is there before the first iteration, while prompts are encoded; no gradients and no optimizer yet.
     """
 
     held: dict[str, float]
     stages: dict[str, float]
+    start: dict[str, float]
 
     @property
     def peak(self) -> float:
         """The most that is there at once."""
-        return sum(self.held.values()) + max(self.stages.values())
+        return max(sum(self.held.values()) + max(self.stages.values()), sum(self.start.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,14 @@ class Estimate:
     trained_parameters: int
 
 
-def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> Estimate:
-    """Time and memory of one iteration of a recipe on this machine.
+def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts, launch: Launch = ALONE) -> Estimate:
+    """Time and memory of one iteration of a recipe on this machine, of the busiest of its processes.
 
     Args:
         recipe: the recipe.
         counts: its geometry.
         facts: its model's sizes.
+        launch: its processes; what they wait for one another is not counted.
     """
     device = device_name(recipe)
     speed = GPU_FLOPS[recipe.model.dtype] if device == "gpu" else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)
@@ -83,8 +89,8 @@ def estimate(recipe: Recipe, counts: Geometry, facts: ModelFacts) -> Estimate:
     }
     trained = trained_parameters(recipe, facts)
     return Estimate(
-        {stage: flops / speed for stage, flops in work.items()},
-        memory(recipe, counts, facts, trained),
+        {stage: launch.most(counts.groups) * flops / speed for stage, flops in work.items()},
+        memory(recipe, counts, facts, trained, launch),
         speed,
         device,
         trained,
@@ -135,31 +141,67 @@ def decode_flops(facts: ModelFacts, model: Model) -> float:
     )
 
 
-def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int) -> Memory:
-    """Bytes of one process that trains a recipe alone."""
+def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int, launch: Launch = ALONE) -> Memory:
+    """Bytes of one process, alone or with others."""
     model, train, size = recipe.model, recipe.train, BYTES[recipe.model.dtype]
     full, kept_apart = model.adapter == "full", device_name(recipe) == "gpu"
     network, vae = facts.network_parameters, 4.0 * facts.parameters.get("vae", 0)
     frozen = size * (network if not full or counts.reference else 0)
-    decoder_rests = model.offload_decoder and kept_apart
+    gathered = gathered_bytes(facts, model, frozen, trained, launch)
+    resting, decoder = (vae, 0.0) if model.offload_decoder and kept_apart else (0.0, vae)
     latents_rest = recipe.sampler.latent_store == "cpu" and kept_apart
     in_rollout = counts.sampling_rows / counts.sampling / model.guidance_passes
     in_training = counts.trained_rows / max(1, counts.trained)
-    rows = train.most_per_forward * in_training
+    rows, most = train.most_per_forward * in_training, launch.most(counts.groups)
     decoded = model.decode_batch_size * decoded_bytes(facts, model)
-    pictures = 4.0 * counts.samples * 3 * model.height * model.width * model.frames
+    pictures = 4.0 * most * counts.samples * 3 * model.height * model.width * model.frames
+    copies = ADAM_STATE + 4 * (train.ema_decay is not None)
     return Memory(
         {
-            "frozen weights": frozen + (0 if decoder_rests else vae),
-            "trained weights, gradients, Adam, copies": trained * (ADAM_STATE + 4 * (train.ema_decay is not None)),
-            "stored latents": 0 if latents_rest else _stored(recipe, counts, facts),
+            "frozen weights": frozen / launch.parts + decoder,
+            "trained weights, gradients, Adam, copies": trained * copies / launch.parts,
+            "weights gathered from all processes": gathered,
+            "stored latents": 0 if latents_rest else most * _stored(recipe, counts, facts),
         },
         {
             "sampling": recipe.sampler.batch_size * in_rollout * sampling_bytes(facts, model),
-            "decoding, with all pictures": decoded + pictures + (vae if decoder_rests else 0),
+            "decoding, with all pictures": decoded + pictures + resting,
             "training one micro-batch": rows * activations_per_row(facts, model) + _casts(facts, model),
         },
+        {
+            "weights": (frozen + 4.0 * trained) / launch.parts + decoder,
+            "text encoders": encoders_bytes(facts, model),
+        },
     )
+
+
+def gathered_bytes(facts: ModelFacts, model: Model, frozen: float, trained: int, launch: Launch) -> float:
+    """Whole weights beside a process's own part: all of them, or the blocks in use, and a trained block's gradient.
+
+    Args:
+        facts: the model's sizes.
+        model: its section of the recipe.
+        frozen: bytes of the frozen weights.
+        trained: trained parameters.
+        launch: the processes.
+    """
+    if launch.weights == "whole":
+        return 0.0
+    networks = sum(name.startswith("transformer") for name in facts.parameters) or 1
+    of_block = 1 / (facts.layers * networks)
+    gradient = 4.0 * trained * of_block
+    if launch.weights == "gathered":
+        return frozen + 4.0 * trained + gradient
+    held = max(frozen, 4.0 * trained) if model.adapter == "full" else frozen + 4.0 * trained
+    return BLOCKS_IN_USE * held * of_block + gradient
+
+
+def encoders_bytes(facts: ModelFacts, model: Model) -> float:
+    """Bytes of all text encoders, in the recipe's dtype, and of the longest prompt in them where that was rehearsed."""
+    weights = sum(count for name, count in facts.parameters.items() if name.startswith("text_encoder"))
+    seen = facts.rehearsed or {"bytes": {}}
+    scale = BYTES[model.dtype] / BYTES[seen.get("dtype", "bfloat16")]
+    return float(weights * BYTES[model.dtype] + seen["bytes"].get("encoding", 0) * scale)
 
 
 def activations_per_row(facts: ModelFacts, model: Model) -> float:

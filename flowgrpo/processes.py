@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-from flowgrpo.errors import RecipeError, RunError, first_line
+from flowgrpo.errors import RunError, first_line
+from flowgrpo.launches import refuse_idle
 from flowgrpo.stopping import Interrupted
 
 if TYPE_CHECKING:
@@ -200,12 +201,7 @@ ALONE = Processes()
 
 def refuse_idle_processes(recipe: Recipe, processes: Processes) -> None:
     """Raises: RecipeError: an iteration has fewer groups than there are processes."""
-    groups = recipe.train.prompts_per_iteration
-    if groups < processes.world:
-        raise RecipeError(
-            f"train.prompts_per_iteration = {groups} groups cannot be shared by {processes.world} processes; a group "
-            f"stays on one process, so start at most {groups} or take at least {processes.world} prompts"
-        )
+    refuse_idle(recipe, processes.world)
 
 
 def launched_rank() -> int:

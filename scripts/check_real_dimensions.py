@@ -3,7 +3,7 @@
     python scripts/check_real_dimensions.py                  all models, those that the table has already left out
     python scripts/check_real_dimensions.py --names flux.1-dev --again
 
-Each model takes from seconds to a minute or two on one core; the table is written after each.
+Each model takes from half a minute to several minutes on one core; the table is written after each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flowgrpo.policies.rehearsal import problems, real_names, rehearse
+from flowgrpo.policies.rehearsal import real_names, rehearse
+from flowgrpo.policies.rehearsal_checks import problems
 
 TABLE = Path(__file__).resolve().parent.parent / "assets" / "benchmarks" / "real_dimensions.json"
 
@@ -40,12 +41,18 @@ def main() -> int:
 
 
 def _line(row: dict[str, Any]) -> str:
-    networks = sum(count for key, count in row["parameters"].items() if key != "vae")
+    kinds = {kind: _parameters(row, kind) for kind in ("transformer", "text_encoder")}
     held = {key: f"{value / 2**30:.3g} GiB" for key, value in row["bytes"].items()}
     return (
-        f"{networks / 1e9:.2f} B parameters, {row['tokens']} tokens, {row['flops']['sampling'] / 1e12:.2f} TFLOP a step"
+        f"{kinds['transformer']:.2f} B parameters, {kinds['text_encoder']:.2f} B in text encoders"
+        f", {row['tokens']} tokens, {row['flops']['sampling'] / 1e12:.2f} TFLOP a step"
         f", {', '.join(f'{key} {text}' for key, text in held.items())}"
     )
+
+
+def _parameters(row: dict[str, Any], kind: str) -> float:
+    """Billions in the components of a kind."""
+    return sum(count for key, count in row["parameters"].items() if key.startswith(kind)) / 1e9
 
 
 def _options() -> argparse.Namespace:

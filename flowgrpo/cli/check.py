@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flowgrpo.accelerations import used
+from flowgrpo.accelerations import refuse_where_sharded, used
 from flowgrpo.cli import display
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
 from flowgrpo.geometry import TRAINED_COST, Geometry, flow_grpo_price, geometry, price
+from flowgrpo.launches import ALONE, Launch, read_launch, refuse_idle
 from flowgrpo.masked_geometry import answer_geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.preflight import Preflight, preflight
@@ -25,14 +26,20 @@ TAKES_OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="shipped name or YAML file")
+    parser.add_argument("--launch", metavar="FILE", help="estimate for a process of this accelerate configuration")
+    parser.add_argument("--processes", type=_count, metavar="N", help="number of processes, in place of the file's")
     parser.add_argument("--run", action="store_true", help="also run one iteration and the parity checks")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    launch = read_launch(options.launch, options.processes)
     loaded = load_recipe(options.recipe, overrides)
     found = preflight(loaded.recipe, loaded.origins)
     found.model = found.model or known_model(loaded.recipe.model.path)
-    print("\n\n".join(page(loaded, found)))
+    refuse_idle(loaded.recipe, launch.processes)
+    if launch.parts > 1:
+        refuse_where_sharded(loaded.recipe)
+    print("\n\n".join(page(loaded, found, launch)))
     for problem in found.problems:
         print(f"flowgrpo: error: {problem}", file=sys.stderr)
     if found.problems:
@@ -46,7 +53,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def page(loaded: LoadedRecipe, found: Preflight) -> Iterator[str]:
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def page(loaded: LoadedRecipe, found: Preflight, launch: Launch = ALONE) -> Iterator[str]:
     """The sections of what is printed."""
     recipe = loaded.recipe
     yield f"recipe {recipe.name}, hash {recipe_hash(recipe)}\n{display.columns(_values(loaded))}"
@@ -54,7 +67,7 @@ def page(loaded: LoadedRecipe, found: Preflight) -> Iterator[str]:
     if found.prompts:
         yield f"prompts\n{display.columns(_prompts(recipe, found))}"
     if found.model is not None:
-        yield _estimate(recipe, estimate(recipe, _geometry(recipe, found), found.model))
+        yield _estimate(recipe, estimate(recipe, _geometry(recipe, found), found.model, launch), launch)
     accelerations = [(held.key, "lossless" if held.lossless else "lossy", held.does) for held in used(recipe)]
     if accelerations:
         yield f"accelerations\n{display.columns(accelerations)}"
@@ -166,18 +179,29 @@ def _prompts(recipe: Recipe, found: Preflight) -> Iterator[tuple[str, str]]:
         yield use, text
 
 
-def _estimate(recipe: Recipe, guess: Estimate) -> str:
+def _estimate(recipe: Recipe, guess: Estimate, launch: Launch) -> str:
     total = sum(guess.seconds.values())
     rows = [(name, display.duration(seconds)) for name, seconds in guess.seconds.items() if seconds]
     rows += [("iteration", display.duration(total)), ("run", _length(recipe, total))]
-    held, stages = guess.memory.held, guess.memory.stages
+    held, stages, start = guess.memory.held, guess.memory.stages, sum(guess.memory.start.values())
+    rows.append(("encoding prompts, before the first iteration", f"{display.size(start)} with the text encoders"))
     rows += [(name, display.size(count)) for name, count in held.items() if count]
     rows += [(name, f"{display.size(count)} beside that") for name, count in stages.items()]
-    longest = max(stages, key=lambda name: stages[name])
-    rows.append(("at most", f"{display.size(guess.memory.peak)}, while {longest}; scorers' own models not counted"))
+    peak = guess.memory.peak
+    longest = "encoding prompts" if peak == start else max(stages, key=lambda name: stages[name])
+    rows.append(("at most", f"{display.size(peak)}, while {longest}; scorers' own models not counted"))
     assumed = f"{guess.flops_per_second / 1e12:.3g} TFLOP/s on the {guess.device}, scoring not counted"
     trained = f"{guess.trained_parameters:,} trained parameters"
-    return f"estimate, time good to a factor of two: {trained}, {assumed}\n{display.columns(rows)}"
+    each = "" if launch.processes == 1 else f" for each of {launch.processes} processes, {SHARES[launch.weights]}"
+    return f"estimate{each}, time good to a factor of two: {trained}, {assumed}\n{display.columns(rows)}"
+
+
+SHARES = {
+    "whole": "whole weights in each",
+    "shared": "weights, gradients and optimizer state shared out",
+    "gathered": "gradients and optimizer state shared out, whole weights in use",
+}
+"""`Launch.weights` in words."""
 
 
 def _length(recipe: Recipe, seconds: float) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import diffusers
@@ -18,6 +19,7 @@ from flowgrpo.geometry import geometry
 from flowgrpo.policies.adapters import check_targets
 from flowgrpo.policies.facts import FACTS
 from flowgrpo.policies.rehearsal import read_real, real_names
+from flowgrpo.policies.rehearsal_saving import SAVED_RANK
 from flowgrpo.quiet import quiet_libraries
 from flowgrpo.recipe_loading import load_recipe
 
@@ -149,6 +151,73 @@ def test_flops_are_those_of_the_blocks_worked_out_by_hand(name: str) -> None:
     assert 1 < row["flops"]["sampling"] / FLOPS[name]() < 1.02
     # The backward pass of an adapter: gradients of inputs, few of weights, none before the first block.
     assert 1.95 < row["flops"]["training"] / row["flops"]["sampling"] < 2.4
+
+
+def t5(tokens: int) -> float:
+    """24 blocks of 4096: attention, and a gated pair of 10240."""
+    return 24 * (2 * tokens * (4 * 4096**2 + 3 * 4096 * 10240) + 4 * tokens**2 * 4096)
+
+
+def clip(width: int, blocks: int, tokens: int = 77) -> float:
+    """Attention and a pair of 4 x the width."""
+    return blocks * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)
+
+
+def qwen_3(tokens: int) -> float:
+    """36 blocks of 2560: 32 heads of 128, 8 of keys and values, a gated pair of 9728."""
+    weights = 2560 * 128 * (2 * 32 + 2 * 8) + 3 * 2560 * 9728
+    return 36 * (2 * tokens * weights + 4 * tokens**2 * 32 * 128)
+
+
+ENCODING: dict[str, Callable[[], float]] = {
+    "sd3.5-medium": lambda: 2 * (t5(128) + clip(768, 12) + clip(1280, 32)),
+    "flux.1-dev": lambda: t5(512) + clip(768, 12),
+    # It asks for logits too, and takes none.
+    "flux.2-klein-base-4b": lambda: 2 * (qwen_3(512) + 2 * 512 * 2560 * 151936),
+    "z-image-turbo": lambda: 2 * qwen_3(128),
+    "wan2.1-t2v-1.3b": lambda: 2 * t5(512),
+    "wan2.2-t2v-a14b": lambda: 2 * t5(512),
+    "wan2.2-ti2v-5b": lambda: 2 * t5(512),
+}
+"""FLOPs of a prompt and, but for FLUX.1, its negative prompt; not of a length that a stand-in's tokens decide."""
+
+
+@pytest.mark.parametrize("name", ENCODING)
+def test_flops_of_encoding_are_those_of_the_encoders_worked_out_by_hand(name: str) -> None:
+    assert 0.999 < table()[name]["flops"]["encoding"] / ENCODING[name]() < 1.01
+
+
+SIDES = {
+    "sd3.5-medium": 191 * 2 * 1536,
+    "flux.1-dev": (152 + 114) * 2 * 3072 + 76 * (3072 + 12288),
+    "flux.2-klein-base-4b": 40 * 2 * 3072 + 20 * (3072 + 3 * 3072 + 2 * 9216),
+    "qwen-image": 480 * 2 * 3072 + 240 * (3072 + 12288),
+    "z-image-turbo": 136 * 2 * 3840,
+    "sana-1600m": 160 * 2 * 2240,
+    "wan2.1-t2v-1.3b": 240 * 2 * 1536,
+    "wan2.2-t2v-a14b": 640 * 2 * 5120,
+    "wan2.2-ti2v-5b": 240 * 2 * 3072,
+}
+"""Rows and columns of all adapted matrices: parameters of an adapter of rank 1."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_size_of_an_adapter_on_disk(name: str) -> None:
+    file = table()[name]["file"]
+    assert file["bytes"] == 4 * SAVED_RANK * SIDES[name]
+    assert file["tensors"] == 2 * read_real(name)["expected"]["adapted_layers"]
+    assert file["files"] == (2 if name == "wan2.2-t2v-a14b" else 1)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_row_has_all_columns_and_they_are_in_order(name: str) -> None:
+    """All weights cost more than an adapter, and a picture that is decoded is held at least once."""
+    row = table()[name]
+    held, flops = row["bytes"], row["flops"]
+    assert set(flops) == {"encoding", "sampling", "training", "full", "decoding"}
+    assert flops["full"] > flops["training"] and held["full"] > held["training"] > held["checkpointed"]
+    assert held["full_checkpointed"] < held["full"] / 3
+    assert held["decoding"] > 4 * prod(row["media"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from flowgrpo.assets import CANDIDATES, asset
-from flowgrpo.estimates import activations_per_row
+from flowgrpo.estimates import activations_per_row, encoders_bytes, memory
+from flowgrpo.geometry import geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.policies.facts import FACTS
-from flowgrpo.policies.rehearsal import Meter, problems, read_real, real_names, recorded_call, rehearse
+from flowgrpo.policies.rehearsal import read_real, real_names, rehearse
+from flowgrpo.policies.rehearsal_checks import problems, recorded_call
+from flowgrpo.policies.rehearsal_meter import Meter
 from flowgrpo.recipe import Model
+from flowgrpo.recipe_loading import load_recipe
 
 TABLE = CANDIDATES[0] / "benchmarks" / "real_dimensions.json"
 REHEARSED = "sana-1600m"
@@ -27,9 +32,9 @@ def test_one_model_is_rehearsed_and_agrees_with_the_table():
     row = rehearse(REHEARSED)
     assert problems(REHEARSED, row) == []
     held = table()[REHEARSED]
-    assert row["parameters"] == held["parameters"]
-    # The table has what all weights and decoding take of some models alone.
-    assert {**row["flops"], **held["flops"]} == row["flops"]
+    assert {key: row[key] for key in ("parameters", "flops", "bytes", "text", "file")} == {
+        key: held[key] for key in ("parameters", "flops", "bytes", "text", "file")
+    }
     assert row["bytes"]["checkpointed"] < row["bytes"]["training"] / 3
     # The backward pass of an adapter: gradients of inputs alone, and none before the first block.
     assert 1.9 < row["flops"]["training"] / row["flops"]["sampling"] < 2.5
@@ -74,8 +79,13 @@ def test_a_wrong_number_is_named():
     assert problems(REHEARSED, {**row, "latent": [16, 64, 64]}) == [
         f"{REHEARSED}: latent is [16, 64, 64], not [32, 32, 32]"
     ]
-    heavier = {key: int(1.05 * count) for key, count in row["parameters"].items()}
+    counts = row["parameters"]
+    heavier = {**counts, "transformer": int(1.05 * counts["transformer"])}
     assert "parameters, published are 1,600,000,000" in problems(REHEARSED, {**row, "parameters": heavier})[0]
+    another = {**counts, "text_encoder": counts["text_encoder"] + 1}
+    assert "encoders is {'text_encoder': 2614341889}" in problems(REHEARSED, {**row, "parameters": another})[0]
+    for key, wrong in (("text", {"tokens": [300, 2048]}), ("media", [3, 512, 512]), ("file", {"files": 1})):
+        assert problems(REHEARSED, {**row, key: wrong})[0].startswith(f"{REHEARSED}: {key} is {wrong}, not ")
 
 
 def test_meter_counts_what_is_alive_at_once():
@@ -105,3 +115,23 @@ def test_check_knows_a_hub_model_that_was_never_fetched():
     wide = model.model_copy(update={"width": 2048, "gradient_checkpointing": True})
     assert activations_per_row(facts, wide) == row["bytes"]["checkpointed"]
     assert known_model("nobody/nothing") is None
+
+
+def test_check_counts_text_encoders_while_prompts_are_encoded():
+    """A LoRA on FLUX.1: its encoders lie beside the network before the first iteration, and are gone after it."""
+    row = table()["flux.1-dev"]
+    facts = known_model(row["hub"][0])
+    assert facts is not None
+    model = Model(path=row["hub"][0], dtype="bfloat16")
+    assert encoders_bytes(facts, model) == 2 * (123_060_480 + 4_762_310_656) + row["bytes"]["encoding"]
+    assert encoders_bytes(facts, model.model_copy(update={"dtype": "float32"})) == 2 * encoders_bytes(facts, model)
+    recipe = load_recipe(
+        "mix_grpo", {"model.path": row["hub"][0], "model.adapter": "lora", "train.ema_decay": None}
+    ).recipe
+    used = memory(recipe, geometry(recipe, negative_branch=False), facts, trained=1000)
+    assert used.start == {
+        "weights": 2 * row["parameters"]["transformer"] + 4 * row["parameters"]["vae"] + 4000,
+        "text encoders": encoders_bytes(facts, model),
+    }
+    bare = replace(used, stages={"sampling": 0.0})
+    assert bare.peak == sum(used.start.values()) > sum(used.held.values())

@@ -1,0 +1,96 @@
+"""How many processes a run is started with and what they share, from a configuration of accelerate. No torch.
+
+`check` reads it for its memory per process; a run asks its launcher (`flowgrpo.sharding`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from flowgrpo.errors import RecipeError, UsageError, first_line
+from flowgrpo.recipe import Recipe
+
+Weights = Literal["whole", "gathered", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Processes of a run.
+
+    Attributes:
+        processes: how many.
+        weights: whole: each holds all that one process alone would. shared: each holds its part of weights, gradients
+            and optimizer state, and the whole of a block while it is in use (ZeRO-3). gathered: the same parts, and
+            whole weights beside them while they are in use (ZeRO-2).
+    """
+
+    processes: int = 1
+    weights: Weights = "whole"
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts the network is split."""
+        return 1 if self.weights == "whole" else self.processes
+
+    def most(self, groups: int) -> float:
+        """The share of the busiest process in `groups` groups, which stay whole."""
+        return -(-groups // self.processes) / groups
+
+
+ALONE = Launch()
+
+
+def read_launch(file: str | None, processes: int | None) -> Launch:
+    """What a configuration file says, the number of processes replaced by `processes` where that is given.
+
+    Raises:
+        UsageError: the file is missing, is no such configuration, or asks for something that a run refuses.
+    """
+    said = _read(Path(file)) if file is not None else {}
+    count = processes if processes is not None else said.get("num_processes", 1)
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(f"--launch: {file}: num_processes is {count!r}; a whole number from 1 would be right")
+    return Launch(count, _weights(str(file), said))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--launch: {path} cannot be read: {first_line(error)}") from error
+    if not isinstance(said, dict) or "distributed_type" not in said:
+        raise UsageError(f"--launch: {path} has no distributed_type: it is no configuration of accelerate's launcher")
+    return said
+
+
+def _weights(file: str, said: dict[str, Any]) -> Weights:
+    kind = str(said.get("distributed_type") or "NO").upper()
+    if kind in WHOLE:
+        return "whole"
+    if kind != "FSDP":
+        known = ", ".join((*WHOLE, "FSDP"))
+        raise UsageError(f"--launch: {file}: distributed_type {kind} is not supported; known are {known}")
+    settings = said.get("fsdp_config")
+    settings = settings if isinstance(settings, dict) else {}
+    if str(settings.get("fsdp_version", 1)) != "2":
+        raise UsageError(f"--launch: {file}: fsdp_config.fsdp_version must be 2")
+    reshards = str(settings.get("fsdp_reshard_after_forward", True)).lower() in ("true", "1", "yes", "full_shard")
+    return "shared" if reshards else "gathered"
+
+
+WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU")
+"""Values of distributed_type that leave every process a whole copy; False is how YAML reads a bare NO."""
+
+
+def refuse_idle(recipe: Recipe, processes: int) -> None:
+    """Raises: RecipeError: an iteration has fewer groups than there are processes."""
+    groups = recipe.train.prompts_per_iteration
+    if groups < processes:
+        raise RecipeError(
+            f"train.prompts_per_iteration = {groups} groups cannot be shared by {processes} processes; a group "
+            f"stays on one process, so start at most {groups} or take at least {processes} prompts"
+        )
