@@ -34,8 +34,6 @@ ALL_WEIGHTS = {"training": "full", "checkpointed": "full_checkpointed"}
 """Columns of the table for an adapter -> those for all weights, which some rows lack."""
 BLOCKS_IN_USE = 2
 """Blocks whose weights are whole at once where processes share them: one works, the next one is on its way."""
-ADAM_STATE = 16
-"""Bytes per trained parameter: float32 weight, gradient and two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +153,11 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int, la
     rows, most = train.most_per_forward * in_training, launch.most(counts.groups)
     decoded = model.decode_batch_size * decoded_bytes(facts, model)
     pictures = 4.0 * most * counts.samples * 3 * model.height * model.width * model.frames
-    copies = ADAM_STATE + 4 * (train.ema_decay is not None)
+    copies = launch.bytes_per_trained + 4 * (train.ema_decay is not None) / launch.parts
     return Memory(
         {
             "frozen weights": frozen / launch.parts + decoder,
-            "trained weights, gradients, Adam, copies": trained * copies / launch.parts,
+            "trained weights, gradients, Adam, copies": trained * copies,
             "weights gathered from all processes": gathered,
             "stored latents": 0 if latents_rest else most * _stored(recipe, counts, facts),
         },
@@ -185,7 +183,7 @@ def gathered_bytes(facts: ModelFacts, model: Model, frozen: float, trained: int,
         trained: trained parameters.
         launch: the processes.
     """
-    if launch.weights == "whole":
+    if launch.weights not in ("shared", "gathered"):
         return 0.0
     networks = sum(name.startswith("transformer") for name in facts.parameters) or 1
     of_block = 1 / (facts.layers * networks)

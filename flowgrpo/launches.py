@@ -14,7 +14,7 @@ import yaml
 from flowgrpo.errors import RecipeError, UsageError, first_line
 from flowgrpo.recipe import Recipe
 
-Weights = Literal["whole", "gathered", "shared"]
+Weights = Literal["whole", "gathered", "shared", "zero", "zero_offloaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Launch:
         processes: how many.
         weights: whole: each holds all that one process alone would. shared: each holds its part of weights, gradients
             and optimizer state, and the whole of a block while it is in use (ZeRO-3). gathered: the same parts, and
-            whole weights beside them while they are in use (ZeRO-2).
+            whole weights beside them while they are in use (ZeRO-2). zero: whole weights and gradients, and parts of
+            masters and Adam's averages, by DeepSpeed; zero_offloaded: these parts wait in the CPU's memory.
     """
 
     processes: int = 1
@@ -34,7 +35,14 @@ class Launch:
     @property
     def parts(self) -> int:
         """Into how many parts the network is split."""
-        return 1 if self.weights == "whole" else self.processes
+        return self.processes if self.weights in ("shared", "gathered") else 1
+
+    @property
+    def bytes_per_trained(self) -> float:
+        """Of a trained parameter: float32 weight, gradient and Adam's two averages, or what is a process's own part."""
+        if self.weights == "zero":
+            return 8 + 16 / self.processes
+        return 8 + 4 / self.processes if self.weights == "zero_offloaded" else 16 / self.parts
 
     def most(self, groups: int) -> float:
         """The share of the busiest process in `groups` groups, which stay whole."""
@@ -71,8 +79,10 @@ def _weights(file: str, said: dict[str, Any]) -> Weights:
     kind = str(said.get("distributed_type") or "NO").upper()
     if kind in WHOLE:
         return "whole"
+    if kind == "DEEPSPEED":
+        return _zero(file, said.get("deepspeed_config"))
     if kind != "FSDP":
-        known = ", ".join((*WHOLE, "FSDP"))
+        known = ", ".join((*WHOLE, "FSDP", "DEEPSPEED"))
         raise UsageError(f"--launch: {file}: distributed_type {kind} is not supported; known are {known}")
     settings = said.get("fsdp_config")
     settings = settings if isinstance(settings, dict) else {}
@@ -80,6 +90,13 @@ def _weights(file: str, said: dict[str, Any]) -> Weights:
         raise UsageError(f"--launch: {file}: fsdp_config.fsdp_version must be 2")
     reshards = str(settings.get("fsdp_reshard_after_forward", True)).lower() in ("true", "1", "yes", "full_shard")
     return "shared" if reshards else "gathered"
+
+
+def _zero(file: str, settings: Any) -> Weights:
+    settings = settings if isinstance(settings, dict) else {}
+    if settings.get("zero_stage") not in (1, 2):
+        raise UsageError(f"--launch: {file}: deepspeed_config.zero_stage must be 1 or 2")
+    return "zero_offloaded" if settings.get("offload_optimizer_device") == "cpu" else "zero"
 
 
 WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU")

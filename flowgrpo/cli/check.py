@@ -200,6 +200,8 @@ SHARES = {
     "whole": "whole weights in each",
     "shared": "weights, gradients and optimizer state shared out",
     "gathered": "gradients and optimizer state shared out, whole weights in use",
+    "zero": "optimizer state shared out",
+    "zero_offloaded": "optimizer state shared out and in the CPU's memory",
 }
 """`Launch.weights` in words."""
 

@@ -10,13 +10,14 @@ from flowgrpo.cli.app import main
 from flowgrpo.errors import UsageError
 from flowgrpo.estimates import estimate, gathered_bytes, memory
 from flowgrpo.geometry import geometry
-from flowgrpo.launches import Launch, read_launch
+from flowgrpo.launches import Launch, Weights, read_launch
 from flowgrpo.model_facts import known_model
 from flowgrpo.recipe_loading import load_recipe
 
 LAUNCH = Path(__file__).resolve().parents[2] / "scripts" / "launch"
 FLUX = 11_901_408_320
 VAE = 83_819_683
+KINDS: tuple[Weights, ...] = ("shared", "gathered", "whole", "zero", "zero_offloaded")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ VAE = 83_819_683
         ("multi_node", Launch(16, "whole")),
         ("fsdp2", Launch(8, "shared")),
         ("zero2", Launch(8, "gathered")),
+        ("deepspeed_zero2", Launch(8, "zero")),
     ],
 )
 def test_shipped_configurations(file: str, launch: Launch) -> None:
@@ -46,7 +48,9 @@ def test_without_a_configuration() -> None:
         (None, "cannot be read"),
         ("a: [", "cannot be read"),
         ("compute_environment: LOCAL_MACHINE", "has no distributed_type"),
-        ("distributed_type: DEEPSPEED", "distributed_type DEEPSPEED is not supported; known are NO, "),
+        ("distributed_type: MEGATRON_LM", "distributed_type MEGATRON_LM is not supported; known are NO, "),
+        ("distributed_type: DEEPSPEED", "zero_stage must be 1 or 2"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}", "zero_stage must be 1 or 2"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "fsdp_version must be 2"),
         ("distributed_type: FSDP", "fsdp_version must be 2"),
         ("distributed_type: MULTI_GPU\nnum_processes: many", "num_processes is 'many'"),
@@ -74,17 +78,18 @@ def test_all_weights_of_flux_on_eight_processes() -> None:
     assert facts is not None
     counts = geometry(recipe, negative_branch=False)
     assert counts.reference == 0 and counts.groups == 32
-    alone, shared, gathered, copies = (
-        memory(recipe, counts, facts, FLUX, launch)
-        for launch in (Launch(), Launch(8, "shared"), Launch(8, "gathered"), Launch(8, "whole"))
+    alone, shared, gathered, copies, zero, offloaded = (
+        memory(recipe, counts, facts, FLUX, launch) for launch in (Launch(), *(Launch(8, kind) for kind in KINDS))
     )
     trained, whole = "trained weights, gradients, Adam, copies", "weights gathered from all processes"
     assert alone.held[trained] == copies.held[trained] == 16 * FLUX
     assert shared.held[trained] == gathered.held[trained] == 2 * FLUX
-    assert alone.held[whole] == copies.held[whole] == 0
+    assert zero.held[trained] == FLUX * (4 + 4 + 12 / 8 + 4 / 8), "docs/scaling.md"
+    assert offloaded.held[trained] == FLUX * (4 + 4 + 4 / 8)
+    assert alone.held[whole] == copies.held[whole] == zero.held[whole] == 0
     assert shared.held[whole] == pytest.approx(3 * 4 * FLUX / 57)  # two blocks, and the gradient of one
     assert gathered.held[whole] == pytest.approx(4 * FLUX * (1 + 1 / 57))
-    for used in (shared, gathered, copies):
+    for used in (shared, gathered, copies, zero):
         assert used.held["frozen weights"] == 4 * VAE, "the decoder stays whole"
         assert used.held["stored latents"] == alone.held["stored latents"] / 8
         assert used.stages["training one micro-batch"] == alone.stages["training one micro-batch"]
