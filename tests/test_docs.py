@@ -120,6 +120,7 @@ def test_marks_are_known_and_belong_to_a_block() -> None:
 def _flowgrpo(block: Block, words: list[str]) -> None:
     """Follow a command of ours to its work; where nobody has its model, the block must say what it needs."""
     words = [STANDS_FOR.get(word, word) for word in words]
+    words = [str(ROOT / word) if word.startswith("scripts/launch/") else word for word in words]
     arguments, overrides = split_overrides(words[1:])
     _make_folders(arguments)
     options = app._parser().parse_args(app._joined(arguments))
