@@ -24,30 +24,18 @@ GUARD = ("--sampler.density", "gaussian", "--objective.ratio", "guard", "--objec
 TWICE = ("--train.updates_per_iteration", "2")
 HALVES = ("--train.prompts_per_iteration", "8")
 QUARTERS = ("--train.prompts_per_iteration", "4")
-ENDS = ("--objective.select", "best_of_n", "--objective.best_of", "6")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "chains": (DEMO, ()),
-    "chains, guard": (DEMO, GUARD),
-    "chains, ends": (DEMO, ENDS),
-    "chains, guard, ends": (DEMO, (*GUARD, *ENDS)),
-    "window": (MIX, ()),
-    "window, guard": (MIX, GUARD),
     "tree": (BRANCH, ()),
-    "tree, guard": (BRANCH, GUARD),
-    "chains, guard, twice": (DEMO, (*GUARD, *TWICE)),
-    "window, guard, twice": (MIX, (*GUARD, *TWICE)),
     "tree, guard, twice": (BRANCH, (*GUARD, *TWICE)),
     "tree, halves": (BRANCH, HALVES),
     "tree, guard, halves": (BRANCH, (*GUARD, *HALVES)),
-    "tree, guard, quarters": (BRANCH, (*GUARD, *QUARTERS)),
     "tree, quarters": (BRANCH, QUARTERS),
-    "chains, guard, halves": (DEMO, (*GUARD, *HALVES)),
+    "tree, guard, quarters": (BRANCH, (*GUARD, *QUARTERS)),
     "chains, guard, quarters": (DEMO, (*GUARD, *QUARTERS)),
     "window, guard, halves": (MIX, (*GUARD, *HALVES)),
-    "window, guard, quarters": (MIX, (*GUARD, *QUARTERS)),
 }
-"""Name -> recipe, and what differs from it; "ends": only the best and the worst 3 of a group are trained; "twice":
-the batch is cut into two updates; "halves", "quarters": that much of the batch, so more iterations."""
+"""Name -> recipe, and what differs from it; "twice": the batch is cut into two updates; "halves", "quarters": that much
+of the batch, so more iterations."""
 
 
 def main() -> None:
