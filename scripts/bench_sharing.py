@@ -34,7 +34,6 @@ APART: dict[str, tuple[str, tuple[str, ...]]] = {
     "mix_grpo_demo": ("mix_grpo_demo", OWN_NOISE),
     "mix_grpo_flash_demo": ("mix_grpo_flash_demo", OWN_NOISE),
     "branch_grpo_demo": CHAINS,
-    "branch_grpo_pruned_demo": CHAINS,
     "branch_grpo_mix_demo": CHAINS,
     "tempflow_grpo_demo": CHAINS,
 }
