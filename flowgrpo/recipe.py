@@ -301,6 +301,10 @@ class Train(Section):
     weight_decay: NonNegative = 1e-4
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the learning rate rises to lr, in equal steps."""
+    lr_decay_updates: Positive | None = None
+    """The learning rate falls as 1 / sqrt(1 + updates made / this): to 0.7 of lr after this many, to 0.5 after three
+    times as many. None keeps it."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     ema_every: Positive = 1

@@ -56,7 +56,7 @@ NOT_IN_HASH = frozenset(
     )
 )
 """Keys that change how long or how fast a run goes, but not where it goes."""
-HASHED_IF_CHANGED = frozenset(("model.decode_tiling",))
+HASHED_IF_CHANGED = frozenset(("model.decode_tiling", "train.lr_decay_updates"))
 """Keys that came later: at their default they leave the hash of older runs as it was."""
 
 

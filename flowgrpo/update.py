@@ -16,7 +16,7 @@ from flowgrpo.objective import Objective, unit_losses
 from flowgrpo.parity import ratio_problem
 from flowgrpo.policy import Trainable
 from flowgrpo.processes import ALONE, Processes
-from flowgrpo.recipe import Recipe
+from flowgrpo.recipe import Recipe, Train
 from flowgrpo.records import Record
 from flowgrpo.sharding import whole
 from flowgrpo.unit_metrics import UnitMetrics
@@ -105,10 +105,9 @@ class Learner:
         return loss
 
     def _set_learning_rate(self) -> None:
-        train = self.recipe.train
-        warm = min(1.0, (self.updates + 1) / train.warmup_updates) if train.warmup_updates else 1.0
+        rate = learning_rate(self.recipe.train, self.updates)
         for group in self.optimizer.param_groups:
-            group["lr"] = train.lr * warm
+            group["lr"] = rate
 
     def _move_average(self) -> None:
         train = self.recipe.train
@@ -138,6 +137,13 @@ class Learner:
                 among = f" among {len(places)} of one micro-batch" if len(places) > 1 else ""
                 first = f", first at {places[0]}{among}"
         return f"{said}{first}; no weight was changed"
+
+
+def learning_rate(train: Train, updates: int) -> float:
+    """Of the update that follows `updates` others: a linear rise, then, if asked for, an inverse square root."""
+    warm = min(1.0, (updates + 1) / train.warmup_updates) if train.warmup_updates else 1.0
+    cooled = (1 + updates / train.lr_decay_updates) ** 0.5 if train.lr_decay_updates else 1.0
+    return train.lr * warm / cooled
 
 
 def _first_non_finite(named: dict[str, torch.nn.Parameter]) -> str | None:

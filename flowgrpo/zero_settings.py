@@ -120,7 +120,7 @@ PRECISION = "the recipe's model.dtype decides on precision"
 DECIDED: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("fp16", "bf16", "bfloat16", "amp", "torch_autocast"), (_says_nothing, PRECISION)),
     "optimizer": (_says_nothing, "the recipe's train.lr, betas, weight_decay and adam_eps decide"),
-    "scheduler": (_says_nothing, "the recipe's train.lr and warmup_updates decide"),
+    "scheduler": (_says_nothing, "the recipe's train.lr, warmup_updates and lr_decay_updates decide"),
     "train_batch_size": (_says_nothing, "the recipe's train.prompts_per_iteration and group_size decide"),
     "train_micro_batch_size_per_gpu": (_says_nothing, "the recipe's train.micro_batch_size decides"),
     "gradient_accumulation_steps": (lambda value: value in ("auto", 1), "the recipe's train.micro_batch_size decides"),

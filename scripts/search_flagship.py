@@ -27,6 +27,7 @@ TWICE = ("--train.updates_per_iteration", "2")
 HALVES = ("--train.prompts_per_iteration", "8")
 QUARTERS = ("--train.prompts_per_iteration", "4")
 SLOW = ("--train.lr", "1e-4")
+FADING = ("--train.lr_decay_updates", "60")
 MOVING = ("--sampler.window", "progressive", "--sampler.window_high", "7", "--sampler.window_tau", "4")
 CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tree": (BRANCH, ()),
@@ -42,10 +43,12 @@ CANDIDATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "chains, quarters, slow": (DEMO, (*QUARTERS, *SLOW)),
     "tree, guard, halves, slow": (BRANCH, (*GUARD, *HALVES, *SLOW)),
     "tree, guard, quarters, slow": (BRANCH, (*GUARD, *QUARTERS, *SLOW)),
+    "tree, guard, quarters, fading": (BRANCH, (*GUARD, *QUARTERS, *FADING)),
     "moving tree, guard, halves, slow": (BRANCH, (*GUARD, *HALVES, *SLOW, *MOVING)),
 }
 """Name -> recipe, and what differs from it; "twice": the batch is cut into two updates; "halves", "quarters": that much
-of the batch, so more iterations; "slow": half of the learning rate; "moving": the trained steps of the tree slide."""
+of the batch, so more iterations; "slow": half of the learning rate; "fading": it falls to 0.7 in two minutes and to a
+third in twenty; "moving": the trained steps of the tree slide."""
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def test_a_file_of_deepspeed_is_read(
         ({"bf16": {"enabled": True}}, "bf16 is not supported; the recipe's model.dtype"),
         ({"fp16": {"enabled": True}}, "fp16 is not supported; the recipe's model.dtype"),
         ({"optimizer": {"type": "Adam"}}, "optimizer is not supported; the recipe's train.lr"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler is not supported; the recipe's train.lr and warmup_updates"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler is not supported; the recipe's train.lr, warmup_updates and"),
         ({"train_batch_size": 32}, "train_batch_size is not supported; the recipe's train.prompts_per_iteration"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is not supported; the recipe's"),
         ({"zero_force_ds_cpu_optimizer": True}, "the update is torch's AdamW, on the CPU too"),
