@@ -153,7 +153,9 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int, la
     rows, most = train.most_per_forward * in_training, launch.most(counts.groups)
     decoded = model.decode_batch_size * decoded_bytes(facts, model)
     pictures = 4.0 * most * counts.samples * 3 * model.height * model.width * model.frames
-    copies = launch.bytes_per_trained + 4 * (train.ema_decay is not None) / launch.parts
+    average = 4.0 * (train.ema_decay is not None)
+    copies = launch.bytes_per_trained + average / launch.parts
+    copies_before = 4.0 + average + (4.0 / launch.processes if launch.weights == "zero" else 0.0)
     return Memory(
         {
             "frozen weights": frozen / launch.parts + decoder,
@@ -167,7 +169,7 @@ def memory(recipe: Recipe, counts: Geometry, facts: ModelFacts, trained: int, la
             "training one micro-batch": rows * activations_per_row(facts, model) + _casts(facts, model),
         },
         {
-            "weights": (frozen + 4.0 * trained) / launch.parts + decoder,
+            "weights": (frozen + copies_before * trained) / launch.parts + decoder,
             "text encoders": encoders_bytes(facts, model),
         },
     )

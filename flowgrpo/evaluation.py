@@ -234,7 +234,7 @@ def evaluate(
         drawing=medium.drawing(
             trained=adapter is not None, **{name: value for name, value in given.items() if value is not None}
         ),
-        images_per_prompt=images_per_prompt or section.images_per_prompt,
+        images_per_prompt=section.images_per_prompt if images_per_prompt is None else images_per_prompt,
         seed=section.seed if seed is None else seed,
         weights=fingerprint(recipe.model.path, adapter),
     )

@@ -17,6 +17,7 @@ from flowgrpo.media import MicroBatch, Update, Work
 from flowgrpo.recipe import LARGEST_AUTO, Recipe
 from flowgrpo.records import Record
 from flowgrpo.update import Learner
+from flowgrpo.zero import Zero
 
 SPARE = 0.05
 """Share of an accelerator's memory that must stay free: later iterations leave other gaps."""
@@ -96,7 +97,7 @@ def _as_in_training(learner: Learner, work: Work) -> Iterator[None]:
     parameters, forwards = list(learner.policy.trainable().values()), dict(work.forwards)
     device, missing = learner.policy.device, 0 if learner.optimizer.state else 2
     try:
-        ballast = [torch.zeros_like(p) for p in parameters for _ in range(missing)]
+        ballast = [torch.zeros_like(p) for p in _updated(learner) for _ in range(missing)]
         ballast.append(torch.empty(_spare_bytes(device), dtype=torch.uint8, device=device))
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -106,6 +107,13 @@ def _as_in_training(learner: Learner, work: Work) -> Iterator[None]:
         for parameter in parameters:
             parameter.grad = None
         work.forwards.update(forwards)
+
+
+def _updated(learner: Learner) -> list[Tensor]:
+    """What has moments: DeepSpeed keeps them for this process's share alone, on the CPU where it is told to."""
+    if isinstance(learner.optimizer, Zero):
+        return [piece.master for piece in learner.optimizer.pieces.values()]
+    return list(learner.policy.trainable().values())
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -19,6 +19,7 @@ from flowgrpo.prompts import PromptSet, load_prompts
 from flowgrpo.recipe import Recipe
 from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_loading import DEFAULT
+from flowgrpo.runfolder import run_folder
 from reward_models import check_name
 
 OWN_FUNCTIONS = (
@@ -51,6 +52,7 @@ def preflight(recipe: Recipe, origins: Mapping[str, str]) -> Preflight:
     found = Preflight()
     found.problems += [_placed(origins, key, text) for key, text in _unknown_scorers(recipe)]
     found.problems += [_placed(origins, key, text) for key, text in _missing_files(recipe)]
+    found.problems += [_placed(origins, key, text) for key, text in _no_room(recipe)]
     found.problems += [_placed(origins, key, text) for key, text in _unread(recipe)]
     _look_at_prompts(found, recipe, origins)
     _look_at_model(found, recipe, origins)
@@ -86,6 +88,13 @@ def _missing_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
         source, colon, _ = spec.rpartition(":")
         if colon and source.endswith(".py") and not Path(source).is_file():
             yield key, f"file {source!r} does not exist"
+
+
+def _no_room(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    folder = run_folder(recipe)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        yield "run.dir", f"{str(folder)!r} cannot be made: {str(nearest)!r} is a file"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[str, str]]:

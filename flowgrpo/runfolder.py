@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowgrpo.errors import RunError
+from flowgrpo.recipe import Recipe
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -91,12 +92,24 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         raise RunError(f"cannot write into {folder}: {error.strerror}; its checkpoints are untouched") from error
 
 
+def run_folder(recipe: Recipe) -> Path:
+    """Where a recipe's run is kept."""
+    return Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed))
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Paths of one run; `owned` says whether this process writes there, and not another one."""
 
     path: Path
     owned: bool = True
+
+    def make(self) -> None:
+        """Raises: RunError: it cannot be made."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror or error}") from error
 
     @property
     def metrics(self) -> Path:

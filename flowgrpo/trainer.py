@@ -41,7 +41,7 @@ from flowgrpo.recipe_checks import cautions
 from flowgrpo.recipe_loading import recipe_hash, write_recipe
 from flowgrpo.rewarding import RewardPool
 from flowgrpo.run_state import newest, state_of, take_over
-from flowgrpo.runfolder import RunFolder, append_jsonl, full_disk_told, read_jsonl
+from flowgrpo.runfolder import RunFolder, append_jsonl, full_disk_told, read_jsonl, run_folder
 from flowgrpo.saving import replace_folder
 from flowgrpo.sharding import gathered, shared
 from flowgrpo.stopping import Interrupted, SignalFlag, reason_to_stop, signals_flagged
@@ -90,8 +90,7 @@ class Trainer:
 
     def _load(self, recipe: Recipe) -> None:
         refuse_idle_processes(recipe, self.processes)
-        path = Path(recipe.run.dir.format(recipe=recipe.name, seed=recipe.train.seed))
-        self.folder = RunFolder(path, owned=self.processes.first)
+        self.folder = RunFolder(run_folder(recipe), owned=self.processes.first)
         self.objective = resolve_objective(recipe.objective)
         likelihood = likelihood_of(recipe)
         check_requirements(recipe.objective, likelihood.fields, likelihood.title)
@@ -147,7 +146,7 @@ class Trainer:
     def _start(self) -> None:
         resumed = self._resume() if self.recipe.run.resume == "auto" else False
         if self.processes.first:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self.folder.make()
             if not resumed and self._holds_another_run():
                 self.folder.clear()
             self.folder.rewind(self.iteration)

@@ -62,8 +62,20 @@ def launched_zero(max_grad_norm: float) -> ZeroSettings | None:
         config: dict[str, Any] = DeepSpeedPlugin().deepspeed_config
     except (ValueError, OSError) as error:
         raise RecipeError(f"the DeepSpeed configuration of the launcher cannot be read: {error}") from error
+    try:
+        return from_config(config, max_grad_norm)
+    except RecipeError as error:
+        raise RecipeError(f"{error} (DeepSpeed configuration of the launcher)") from error
+
+
+def from_config(config: Mapping[str, Any], max_grad_norm: float) -> ZeroSettings:
+    """What a configuration in DeepSpeed's own words says.
+
+    Raises:
+        RecipeError: it asks for something that is not done here.
+    """
     for complaint in _complaints(config, max_grad_norm):
-        raise RecipeError(f"{complaint} (DeepSpeed configuration of the launcher)")
+        raise RecipeError(complaint)
     zero = config["zero_optimization"]
     offload = zero.get("offload_optimizer") or {}
     return ZeroSettings(
@@ -78,7 +90,7 @@ def _complaints(config: Mapping[str, Any], max_grad_norm: float) -> Iterator[str
     """What is wrong, the gravest first."""
     zero = config["zero_optimization"]
     stage = zero.get("stage")
-    if stage not in (1, 2):
+    if isinstance(stage, bool) or stage not in (1, 2):
         yield f"zero_stage: {stage} is not supported, 1 and 2 are; {STAGES.get(stage, 'see docs/scaling.md')}"
     yield from _offloads(zero)
     for key, value in zero.items():

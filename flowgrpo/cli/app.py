@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed at run time, 2 the command line, recipe o
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -78,9 +79,10 @@ def _run(words: list[str]) -> int:
     _check_command(arguments)
     arguments = _joined(arguments)
     options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        raise UsageError(f"{options.command}: unknown option {unknown[0]!r}{hint_for_option(unknown[0])}")
     command = COMMANDS[options.command]
+    if unknown:
+        hint = hint_for_option(unknown[0], _options(command), takes_overrides=command.TAKES_OVERRIDES)
+        raise UsageError(f"{options.command}: unknown option {unknown[0]!r}{hint}")
     if overrides and not command.TAKES_OVERRIDES:
         raise UsageError(f"{options.command} takes no recipe, so {overrides[0]!r} means nothing here")
     with warnings_as_lines():
@@ -114,6 +116,12 @@ def _parser() -> Parser:
         command.add_argument("--traceback", action="store_true", help="show where an error came from")
         module.add_arguments(command)
     return parser
+
+
+def _options(command: Any) -> list[str]:
+    parser = Parser(allow_abbrev=False)
+    command.add_arguments(parser)
+    return sorted(set(re.findall(r"--[a-z][a-z-]*", parser.format_usage())))
 
 
 def _lines(error: Exception) -> list[str]:

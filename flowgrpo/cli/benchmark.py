@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowgrpo.cli.arguments import existing_folder, with_scorers
+from flowgrpo.cli.arguments import count, existing_folder, with_scorers
 from flowgrpo.cli.display import columns
 from flowgrpo.errors import UsageError, did_you_mean
 from flowgrpo.preflight import require_ready
@@ -109,12 +109,6 @@ def shard(text: str) -> tuple[int, int]:
     if not (slash and first.isdigit() and parts.isdigit() and 1 <= int(first) <= int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r} is no part such as 1/4 or 4/4")
     return int(first) - 1, int(parts)
-
-
-def count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
 
 
 def run(command: Command, options: argparse.Namespace, overrides: list[str]) -> int:

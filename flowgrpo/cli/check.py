@@ -9,10 +9,12 @@ from typing import Any
 
 from flowgrpo.accelerations import refuse_where_sharded, used
 from flowgrpo.cli import display
+from flowgrpo.cli.arguments import count
 from flowgrpo.errors import USAGE
 from flowgrpo.estimates import Estimate, estimate
 from flowgrpo.geometry import TRAINED_COST, Geometry, flow_grpo_price, geometry, price
-from flowgrpo.launches import ALONE, Launch, read_launch, refuse_idle
+from flowgrpo.launch_files import read_launch
+from flowgrpo.launches import ALONE, Launch, refuse_idle
 from flowgrpo.masked_geometry import answer_geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.preflight import Preflight, preflight
@@ -27,13 +29,13 @@ TAKES_OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="shipped name or YAML file")
     parser.add_argument("--launch", metavar="FILE", help="estimate for a process of this accelerate configuration")
-    parser.add_argument("--processes", type=_count, metavar="N", help="number of processes, in place of the file's")
+    parser.add_argument("--processes", type=count, metavar="N", help="number of processes, in place of the file's")
     parser.add_argument("--run", action="store_true", help="also run one iteration and the parity checks")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    launch = read_launch(options.launch, options.processes)
     loaded = load_recipe(options.recipe, overrides)
+    launch = read_launch(options.launch, options.processes, max_grad_norm=loaded.recipe.train.max_grad_norm)
     found = preflight(loaded.recipe, loaded.origins)
     found.model = found.model or known_model(loaded.recipe.model.path)
     refuse_idle(loaded.recipe, launch.processes)
@@ -51,12 +53,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         row = check_run(loaded.recipe, progress=Progress())
         print(f"\none iteration, run\n{display.columns(_ran(row))}")
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)
 
 
 def page(loaded: LoadedRecipe, found: Preflight, launch: Launch = ALONE) -> Iterator[str]:

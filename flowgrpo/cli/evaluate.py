@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from flowgrpo.cli import display
-from flowgrpo.cli.arguments import existing_folder, names, with_scorers
+from flowgrpo.cli.arguments import count, existing_folder, names, with_scorers
 from flowgrpo.errors import UsageError
 from flowgrpo.preflight import require_ready
 from flowgrpo.prompts import load_prompts
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter", metavar="FOLDER", type=existing_folder, help="trained weights, such as RUN/adapter"
     )
-    parser.add_argument("--images-per-prompt", metavar="N", type=int)
-    parser.add_argument("--steps", metavar="N", type=int)
+    parser.add_argument("--images-per-prompt", metavar="N", type=count)
+    parser.add_argument("--steps", metavar="N", type=count)
     parser.add_argument("--guidance-scale", metavar="W", type=float)
     parser.add_argument("--seed", metavar="N", type=int)
     parser.add_argument(

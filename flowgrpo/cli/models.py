@@ -15,7 +15,9 @@ WIDTH = 118
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", metavar="FAMILY", nargs="?", help="one of them: a hub name or a pipeline's class")
+    parser.add_argument(
+        "family", metavar="FAMILY", nargs="?", help="one of them: a hub name, a pipeline's class, or a part of a title"
+    )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -27,9 +29,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 def _named(word: str) -> tuple[str, ...]:
     """The family that a hub name or a class name belongs to."""
     names = {hub: name for name, facts in FACTS.items() for hub in facts.hub} | {name: name for name in FACTS}
-    if word not in names:
-        raise UsageError(f"models: {word!r} is no family that is known{did_you_mean(word, names)}")
-    return (names[word],)
+    found = tuple(dict.fromkeys(name for called, name in names.items() if word == called))
+    titled = tuple(name for name, facts in FACTS.items() if word.lower() in facts.title.lower())
+    if not (found or titled):
+        titles = ", ".join(facts.title for facts in FACTS.values())
+        raise UsageError(f"models: {word!r} is no family that is known{did_you_mean(word, names)} (families: {titles})")
+    return found or titled
 
 
 def _lines(name: str, facts: FamilyFacts) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from flowgrpo.errors import did_you_mean
 from flowgrpo.recipe_loading import dotted_keys
@@ -25,11 +26,17 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return arguments, overrides
 
 
-def hint_for_option(option: str) -> str:
-    """What an unknown option may have meant: `--lr` is the key train.lr."""
-    name = option.removeprefix("--").partition("=")[0].replace("-", "_")
-    keys = dotted_keys()
-    same = [key for key in keys if key.partition(".")[2] == name]
-    if same:
-        return f"; did you mean '--{same[0]}'?"
-    return did_you_mean(name, [key.partition(".")[2] for key in keys])
+def hint_for_option(option: str, own: Sequence[str], *, takes_overrides: bool) -> str:
+    """What an unknown option may have meant: one of the command's own, or `--lr`, the key train.lr.
+
+    Args:
+        option: as written, such as `--lr=1`.
+        own: options of the command, such as `--out`.
+        takes_overrides: whether the command takes keys of a recipe.
+    """
+    written = option.partition("=")[0]
+    name = written.removeprefix("--").replace("-", "_")
+    keys = {key.partition(".")[2]: key for key in reversed(dotted_keys())} if takes_overrides else {}
+    meant = [name] if name in keys else get_close_matches(name, keys, n=1)
+    near = "" if name in keys else did_you_mean(written, own)
+    return near or (f"; did you mean '--{keys[meant[0]]}'?" if meant else "")

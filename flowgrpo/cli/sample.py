@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flowgrpo.cli.arguments import existing_folder, seeds
+from flowgrpo.cli.arguments import count, existing_folder, seeds
 from flowgrpo.errors import UsageError
 from flowgrpo.preflight import require_ready
 from flowgrpo.prompts import Prompt, load_prompts
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapter", metavar="FOLDER", type=existing_folder, help="trained weights, such as RUN/adapter"
     )
     parser.add_argument("--seeds", metavar="LIST", type=seeds, default=(0,), help="0,1,2 or 0-15; one sample each")
-    parser.add_argument("--steps", metavar="N", type=int)
+    parser.add_argument("--steps", metavar="N", type=count)
     parser.add_argument("--guidance-scale", metavar="W", type=float)
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=Path("samples"), help="of pictures")
     parser.add_argument("--show-steps", action="store_true", help="print how each answer was unmasked, step by step")

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from flowgrpo.cli.app import main
-from flowgrpo.errors import UsageError
 from flowgrpo.estimates import estimate, gathered_bytes, memory
 from flowgrpo.geometry import geometry
-from flowgrpo.launches import Launch, Weights, read_launch
+from flowgrpo.launches import Launch, Weights
 from flowgrpo.model_facts import known_model
 from flowgrpo.recipe_loading import load_recipe
 
@@ -18,57 +17,6 @@ LAUNCH = Path(__file__).resolve().parents[2] / "scripts" / "launch"
 FLUX = 11_901_408_320
 VAE = 83_819_683
 KINDS: tuple[Weights, ...] = ("shared", "gathered", "whole", "zero", "zero_offloaded")
-
-
-@pytest.mark.parametrize(
-    ("file", "launch"),
-    [
-        ("single", Launch(1, "whole")),
-        ("multi_gpu", Launch(8, "whole")),
-        ("multi_node", Launch(16, "whole")),
-        ("fsdp2", Launch(8, "shared")),
-        ("zero2", Launch(8, "gathered")),
-        ("deepspeed_zero2", Launch(8, "zero")),
-    ],
-)
-def test_shipped_configurations(file: str, launch: Launch) -> None:
-    path = str(LAUNCH / f"{file}.yaml")
-    assert read_launch(path, None) == launch
-    assert read_launch(path, 4) == Launch(4, launch.weights)
-
-
-def test_without_a_configuration() -> None:
-    assert read_launch(None, None) == Launch()
-    assert read_launch(None, 2) == Launch(2, "whole")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "cannot be read"),
-        ("a: [", "cannot be read"),
-        ("compute_environment: LOCAL_MACHINE", "has no distributed_type"),
-        ("distributed_type: MEGATRON_LM", "distributed_type MEGATRON_LM is not supported; known are NO, "),
-        ("distributed_type: DEEPSPEED", "zero_stage must be 1 or 2"),
-        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}", "zero_stage must be 1 or 2"),
-        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}", "fsdp_version must be 2"),
-        ("distributed_type: FSDP", "fsdp_version must be 2"),
-        ("distributed_type: MULTI_GPU\nnum_processes: many", "num_processes is 'many'"),
-    ],
-)
-def test_what_is_no_configuration(tmp_path: Path, text: str | None, said: str) -> None:
-    file = tmp_path / "launch.yaml"
-    if text is not None:
-        file.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=said):
-        read_launch(str(file), None)
-
-
-def test_a_bare_no_is_one_process(tmp_path: Path) -> None:
-    """YAML reads it as false."""
-    file = tmp_path / "launch.yaml"
-    file.write_text("distributed_type: NO\nnum_processes: 1\n", encoding="utf-8")
-    assert read_launch(str(file), None) == Launch()
 
 
 def test_all_weights_of_flux_on_eight_processes() -> None:
@@ -96,6 +44,17 @@ def test_all_weights_of_flux_on_eight_processes() -> None:
         assert used.stages["decoding, with all pictures"] < alone.stages["decoding, with all pictures"]
         assert used.start["text encoders"] == alone.start["text encoders"]
     assert shared.start["weights"] == 4 * FLUX / 8 + 4 * VAE
+    assert zero.start["weights"] == 4 * FLUX + 4 * FLUX / 8 + 4 * VAE, "masters are made before prompts are encoded"
+
+
+def test_an_average_is_there_before_prompts_are_encoded() -> None:
+    facts = known_model("black-forest-labs/FLUX.1-dev")
+    assert facts is not None
+    with_it, without = (
+        memory(recipe, geometry(recipe, negative_branch=False), facts, FLUX, Launch(8, "shared")).start["weights"]
+        for recipe in (load_recipe("mix_grpo", {"train.ema_decay": held}).recipe for held in (0.9, None))
+    )
+    assert with_it - without == 4 * FLUX / 8
 
 
 def test_an_adapter_shares_its_frozen_network() -> None:
@@ -149,7 +108,7 @@ def test_check_prints_it(workplace: Path, capsys: pytest.CaptureFixture[str]) ->
         (["--processes", "33"], "32 groups cannot be shared by 33 processes"),
         (["--processes", "none"], "'none' is no whole number from 1"),
         (["--processes", "2", "--launch", "fsdp2", "--model.compile", "blocks"], "model.compile: does not go with"),
-        (["--launch", "nothing.yaml"], "nothing.yaml cannot be read"),
+        (["--launch", "nothing.yaml"], "nothing.yaml: cannot be read"),
     ],
 )
 def test_check_refuses_what_a_run_would(

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import Parameter
 
 from flowgrpo.cli import check
 from flowgrpo.errors import RunError
 from flowgrpo.flow_work import FlowWork
-from flowgrpo.micro_batches import largest_that_fits, out_of_memory
+from flowgrpo.micro_batches import _updated, largest_that_fits, out_of_memory
 from flowgrpo.recipe import Recipe
 from flowgrpo.runfolder import read_jsonl
 from flowgrpo.trainer import Trainer, check_run
+from flowgrpo.zero import Piece, Zero
 
 Make = Callable[..., Recipe]
 
@@ -74,6 +76,20 @@ def test_a_trial_changes_nothing(make_recipe: Make, memory_for: Any) -> None:
     assert all(p.grad is None for p in trainer.policy.trainable().values())
     assert all(torch.equal(before[name], held) for name, held in trainer.policy.state_dict().items())
     assert work.forwards == {"trained": 0, "old": 0, "reference": 0} and not trainer.learner.optimizer.state
+
+
+def test_deepspeed_keeps_moments_of_a_share(make_recipe: Make) -> None:
+    trainer = Trainer(make_recipe(train__micro_batch_size="auto"))
+    trainer.pool.abandon()
+    assert sum(held.numel() for held in _updated(trainer.learner)) == sum(
+        held.numel() for held in trainer.policy.trainable().values()
+    )
+    whole, master = Parameter(torch.zeros(3, 4)), Parameter(torch.zeros(5))
+    zero = object.__new__(Zero)
+    zero.pieces = {"a": Piece(whole, start=2, at=0, master=master)}
+    trainer.learner.optimizer = zero
+    (held,) = _updated(trainer.learner)
+    assert held is master
 
 
 def test_where_nothing_fits_the_message_says_what_would(make_recipe: Make, memory_for: Any) -> None:
