@@ -9,6 +9,7 @@ whether a recipe fits a machine, before the weights are fetched.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,6 +38,7 @@ RANK = 32
 """Rank of the adapter that the table counts, Flow-GRPO's for Stable Diffusion 3.5."""
 LAST_TEXT_LAYERS = ("add_q_proj", "to_add_out", "ff_context", "txt_mlp")
 """Adapted layers on the text side: behind those of a last block there is nothing."""
+BLOCK = re.compile(r"(.*?)\.(\d+)\.")
 HALF = 0.5
 """Noise level of the rehearsed steps."""
 
@@ -208,10 +210,24 @@ def _replay(policy: PipelinePolicy, x: Tensor, cond: Conditioning, real: Mapping
 
 
 def _check_gradients(name: str, policy: PipelinePolicy) -> None:
-    missing = [key for key, held in policy.trainable().items() if held.grad is None]
-    idle = [key for key in missing if not any(part in key for part in LAST_TEXT_LAYERS)]
+    trained = policy.trainable()
+    last: dict[str, int] = {}
+    for block, at in map(_block_of, trained):
+        last[block] = max(at, last.get(block, 0))
+    missing = [key for key, held in trained.items() if held.grad is None]
+    idle = [key for key in missing if not (_of_text(key) and _block_of(key)[1] == last[_block_of(key)[0]])]
     if idle:
         raise AssertionError(f"{name}: no gradient reaches {idle[0]} and {len(idle) - 1} others")
+
+
+def _of_text(key: str) -> bool:
+    return any(part in key for part in LAST_TEXT_LAYERS)
+
+
+def _block_of(key: str) -> tuple[str, int]:
+    """Name of the list of blocks that a parameter is in, and the number of its block there."""
+    found = BLOCK.match(key)
+    return (found[1], int(found[2])) if found else ("", 0)
 
 
 def _text_sizes(real: Mapping[str, Any], policy: PipelinePolicy, cond: Conditioning) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from flowgrpo.estimates import activations_per_row, encoders_bytes, memory
 from flowgrpo.geometry import geometry
 from flowgrpo.model_facts import known_model
 from flowgrpo.policies.facts import FACTS
-from flowgrpo.policies.rehearsal import read_real, real_names, rehearse
+from flowgrpo.policies.rehearsal import _check_gradients, read_real, real_names, rehearse
 from flowgrpo.policies.rehearsal_checks import problems, recorded_call
 from flowgrpo.policies.rehearsal_meter import Meter
 from flowgrpo.recipe import Model
@@ -26,6 +27,30 @@ SD3 = "StableDiffusion3Pipeline"
 
 def table() -> dict[str, dict]:
     return json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("idle", "refused"),
+    [
+        ((), False),
+        (("blocks.2.attn.add_q_proj",), False),
+        (("blocks.1.attn.add_q_proj",), True),
+        (("blocks.2.attn.to_q",), True),
+        (("blocks.2.attn.add_q_proj", "proj_out"), True),
+        (("single.0.attn.to_q",), True),
+    ],
+)
+def test_gradients_reach_all_but_the_last_text_layers(idle, refused):
+    layers = [f"blocks.{at}.attn.{layer}" for at in range(3) for layer in ("to_q", "add_q_proj")]
+    held = {
+        key: SimpleNamespace(grad=None if key in idle else 1.0) for key in (*layers, "single.0.attn.to_q", "proj_out")
+    }
+    policy = SimpleNamespace(trainable=lambda: held)
+    if not refused:
+        _check_gradients("toy", policy)
+        return
+    with pytest.raises(AssertionError, match="no gradient reaches"):
+        _check_gradients("toy", policy)
 
 
 def test_one_model_is_rehearsed_and_agrees_with_the_table():
