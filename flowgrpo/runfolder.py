@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowgrpo.errors import RunError
-from flowgrpo.recipe import Recipe
+
+if TYPE_CHECKING:  # GPU benchmarks run where pydantic is missing
+    from flowgrpo.recipe import Recipe
 
 
 def write_atomically(path: Path, text: str) -> None:
