@@ -6,5 +6,3 @@ import os
 
 # Judges keep their answers by default. Tests count questions, so that one must not answer for another.
 os.environ["FLOWGRPO_JUDGE_CACHE"] = "none"
-# A child that is forked beside a pool of threads dies; torch reads this when it is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")

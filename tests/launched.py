@@ -32,6 +32,9 @@ def start(world: int, target: Callable[[int], None], more: Mapping[str, str] = M
     def body(rank: int) -> None:
         launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1"}
         os.environ.update({name: str(value) for name, value in {**launched, **more, "MASTER_PORT": port}.items()})
+        torch.set_num_threads(
+            1
+        )  # A forked pool of threads is renewed at the first call, which must not be two at once.
         target(rank)
 
     children = [FORK.Process(target=body, args=(rank,)) for rank in range(world)]

@@ -171,7 +171,7 @@ def test_networks_of_every_family_are_sharded_and_each_process_may_need_another_
         gradients(policy, [0.95, 0.3, 0.3], [0, 1, 2])
         assert reached(policy).keys() == found.keys()
         for name, gradient in reached(policy).items():
-            # Rows pass one by one there and together here: rounding, by processor up to 2e-4 (Sana); a lost row is 0.1.
+            # Rows pass one by one there and together here: rounding, by processor up to 2e-4 (Sana); a lost row is 0.5.
             assert (found[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), (kind, name)
         networks = {name.startswith(LOW) for name, held in found.items() if held.any()}
         assert networks == ({False, True} if kind == "wan_two_experts" else {False})
