@@ -168,11 +168,11 @@ def test_networks_of_every_family_are_sharded_and_each_process_may_need_another_
     assert ended(start(2, target, FSDP2)) == [0, 0]
     for kind, section in sections.items():
         policy, found = load_policy(section), load_file(tmp_path / f"{kind}.safetensors")
-        gradients(policy, [0.95, 0.3, 0.3], [0, 1, 2])
+        for row, noise in enumerate([0.95, 0.3, 0.3]):  # one by one as there: batches of other sizes round otherwise
+            gradients(policy, [noise], [row])
         assert reached(policy).keys() == found.keys()
         for name, gradient in reached(policy).items():
-            # Rows pass one by one there and together here: rounding, by processor up to 2e-4 (Sana); a lost row is 0.5.
-            assert (found[name] - gradient).abs().max() <= 1e-3 * gradient.abs().max(), (kind, name)
+            assert (found[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), (kind, name)
         networks = {name.startswith(LOW) for name, held in found.items() if held.any()}
         assert networks == ({False, True} if kind == "wan_two_experts" else {False})
 
